@@ -1,0 +1,1 @@
+from odejax.ivp import solve

@@ -1,0 +1,47 @@
+"""Verbs on states: a state is a tuple of arrays whose first axes are the lanes."""
+
+import jax
+import jax.numpy as jnp
+
+
+def along(value, leaf):
+    """A value per lane, with axes added so that it broadcasts against a leaf of the state."""
+    return value.reshape(value.shape + (1,) * (leaf.ndim - value.ndim))
+
+
+def where(is_new, new, old):
+    """Lane by lane, the state `new` or `old`."""
+    return tuple(jnp.where(along(is_new, b), a, b) for a, b in zip(new, old, strict=True))
+
+
+def add(state, other):
+    return tuple(a + b for a, b in zip(state, other, strict=True))
+
+
+def zeros_like(state):
+    return tuple(jnp.zeros_like(leaf) for leaf in state)
+
+
+def combine(state, scale, weights, slopes):
+    """state + scale * sum_i weights[i] slopes[i]; `scale` is a value per lane, or None for 1."""
+    terms = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0.0]
+    if not terms:
+        return state
+    out = []
+    for index, leaf in enumerate(state):
+        total = sum(w * k[index] for w, k in terms)
+        if scale is not None:
+            total = total * along(scale, leaf).astype(real_dtype(leaf))
+        out.append(leaf + total)
+    return tuple(out)
+
+
+def real_dtype(leaf):
+    """The dtype of |leaf|."""
+    return jnp.finfo(leaf.dtype).dtype
+
+
+def is_finite(state, n_lane_axes):
+    """Lane by lane: has the state no inf and no NaN?"""
+    flags = [jnp.isfinite(leaf).all(axis=tuple(range(n_lane_axes, leaf.ndim))) for leaf in state]
+    return jax.tree.reduce(jnp.logical_and, flags)

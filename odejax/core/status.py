@@ -1,0 +1,11 @@
+"""How a solve ended, as a number per lane."""
+
+SUCCESS = 0
+RUNNING = 1
+MAX_STEPS = 2
+STEP_UNDERFLOW = 3
+NON_FINITE_START = 4
+NON_FINITE = 5
+RECORD_FULL = 6
+DENSE_FULL = 7
+BAD_TIMES = 8

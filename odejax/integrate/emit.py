@@ -1,0 +1,101 @@
+"""Outputs of a step, written into buffers as the loop goes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odejax.core import rows
+from odejax.derivative.program import dense_row, position
+from odejax.stepping import explicit
+
+
+class Emitted(NamedTuple):
+    """The outputs of one kind so far, lane by lane."""
+
+    count: jax.Array  # how many
+    buffers: tuple[jax.Array, ...]  # (rows, lanes, ...), NaN where not yet given
+    step: jax.Array | None  # (rows, lanes): the recorded step of each
+
+
+def init(plan, kind, y, is_recorded):
+    """No outputs yet."""
+    lanes, n_rows = plan.lanes, plan.outputs[kind].count
+    buffers = tuple(
+        jnp.full((n_rows, *lanes, *x.shape), jnp.nan, x.dtype) for x in plan.program.output_shapes[kind]
+    )
+    step = jnp.zeros((n_rows, *lanes), jnp.int32) if is_recorded else None
+    return Emitted(jnp.zeros(lanes, jnp.int32), buffers, step)
+
+
+def emit(loop, kind, old, emitted, step, is_accepted, n):
+    """The outputs of a step, where it was accepted."""
+    output = loop.plan.outputs[kind]
+    if output.is_timed:
+        return _emit_timed(loop, kind, old, emitted, step, is_accepted, n)
+    mask = is_accepted & (emitted.count < output.count)
+    t = loop.t0 + loop.sign * step.s
+    t1 = jnp.where(step.s1 == loop.length, loop.t1, t + step.h)
+    if output.save is None:
+        slopes = _with_extra(loop, old, step, t)
+        columns = explicit.polynomial(loop.method, old.y, step.h, slopes)
+        values = dense_row(t, t1, old.y, columns)
+    else:
+        values = (t1, *output.save((t1,), loop.params, step.y1, ()))
+    return _write(emitted, values, mask, n)
+
+
+def needs_extra(loop, old, outputs):
+    """Lane by lane: were extra stages evaluated in this step?"""
+    if not loop.method.n_extra:
+        return 0
+    used = jnp.zeros(loop.t0.shape, bool)
+    for output, before, after in zip(loop.plan.outputs, old.outputs, outputs, strict=True):
+        if output.is_timed or output.save is None:
+            used |= after.count > before.count
+    return used.astype(jnp.int32)
+
+
+def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
+    output, times, query = loop.plan.outputs[kind], loop.times[kind], loop.queries[kind][0]
+    t = loop.t0 + loop.sign * step.s
+
+    def is_due(emitted):
+        is_left = emitted.count < output.count
+        return is_accepted & is_left & (rows.read_each(times, emitted.count) <= step.s1)
+
+    def emit_all(emitted):
+        slopes = _with_extra(loop, old, step, t)
+
+        def emit_one(emitted):
+            elapsed = rows.read_each(times, emitted.count) - step.s
+            theta = position(loop.sign * elapsed, step.h)
+            y = explicit.interpolate(loop.method, old.y, step.h, slopes, theta)
+            values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
+            return _write(emitted, values, is_due(emitted), n)
+
+        return lax.while_loop(lambda e: is_due(e).any(), emit_one, emitted)
+
+    if loop.method.n_extra:
+        return lax.cond(is_due(emitted).any(), emit_all, lambda emitted: emitted, emitted)
+    return emit_all(emitted)
+
+
+def _with_extra(loop, old, step, t):
+    def slope(c, y):
+        return loop.field(t + c * step.h, y)
+
+    return explicit.extra_stages(loop.method, slope, old.y, step.h, step.slopes)
+
+
+def _write(emitted, values, mask, n):
+    count = emitted.count
+    buffers = tuple(
+        rows.write_each(b, v, count, mask) for b, v in zip(emitted.buffers, values, strict=True)
+    )
+    step = emitted.step
+    if step is not None:
+        step = rows.write_each(step, jnp.broadcast_to(n, count.shape).astype(jnp.int32), count, mask)
+    return Emitted(count + mask, buffers, step)
+

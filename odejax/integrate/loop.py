@@ -1,0 +1,285 @@
+"""The loop over attempted steps: one `while_loop`, every lane one attempt at a time.
+
+Time is counted from t0 in the direction of integration, s = |t - t0|, so that it survives large offsets
+and low precision; the step size is the difference of two such numbers, exactly.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odejax.core import leaves, rows, status
+from odejax.derivative import schedule
+from odejax.derivative.program import dense_row, direction, position
+from odejax.derivative.replay import Inputs, Record
+from odejax.integrate import emit
+from odejax.stepping import controller, error, explicit
+
+LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
+CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
+
+
+class Numbers(NamedTuple):
+    """The numbers of a solve that have no derivative, lane by lane."""
+
+    rtol: tuple[jax.Array, ...]  # for each leaf of the state, broadcastable to it
+    atol: tuple[jax.Array, ...]
+    dt0: jax.Array
+    max_steps: jax.Array
+    controller: controller.PIDController | controller.ConstantStep
+
+
+class Stats(NamedTuple):
+    """Counts, lane by lane."""
+
+    num_accepted: jax.Array
+    num_rejected: jax.Array
+    num_f_evals: jax.Array
+    min_step: jax.Array  # size of the smallest accepted step, but for the one that ends on t1
+    min_step_at: jax.Array  # the time it started from
+
+
+class Solved(NamedTuple):
+    """What the loop gives."""
+
+    y1: tuple[jax.Array, ...]
+    outputs: tuple[tuple[jax.Array, ...], ...]
+    t1: jax.Array
+    status: jax.Array
+    stats: Stats
+    n_outputs: tuple[jax.Array, ...]
+    record: Record | None
+
+
+class Tape(NamedTuple):
+    """The record while it grows."""
+
+    n: jax.Array  # rows in use, the same for every lane
+    stride: jax.Array  # of kept states
+    s: jax.Array
+    states: tuple[jax.Array, ...]  # and one row more, for those not kept
+
+
+class Step(NamedTuple):
+    """An attempted step."""
+
+    s: jax.Array
+    s1: jax.Array
+    h: jax.Array  # signed
+    y1: tuple[jax.Array, ...]
+    slopes: list[tuple[jax.Array, ...]]
+
+
+class Carry(NamedTuple):
+    """What one attempt leaves to the next, lane by lane."""
+
+    s: jax.Array
+    h: jax.Array  # wanted size of the next step, unsigned
+    y: tuple[jax.Array, ...]
+    k: tuple[jax.Array, ...]  # f(t, y)
+    memory: controller.Memory
+    status: jax.Array
+    was_finite: jax.Array  # was the last error estimate finite?
+    stats: Stats
+    outputs: tuple[emit.Emitted, ...]
+    tape: Tape | None
+
+
+def integrate(plan, inputs: Inputs, numbers: Numbers) -> Solved:
+    """Steps from t0 to t1."""
+    loop = _Loop(plan, inputs, numbers)
+    carry = lax.while_loop(lambda c: (c.status == status.RUNNING).any(), loop.body, loop.start())
+    return loop.finish(carry)
+
+
+class _Loop:
+    """The pieces of the loop's body, over what does not change in it."""
+
+    def __init__(self, plan, inputs, numbers):
+        self.plan, self.numbers = plan, numbers
+        self.y0, self.params, self.queries = inputs
+        self.t0, t1 = self.params[:2]
+        self.t1, self.length = t1, jnp.abs(t1 - self.t0)
+        self.sign = direction(self.t0, t1)
+        self.times = tuple(self.sign * (q[0] - self.t0) if q else None for q in self.queries)
+        self.method = plan.program.method
+
+    def field(self, t, y):
+        return self.plan.field((t,), self.params, y, ())
+
+    def start(self):
+        lanes = self.t0.ndim
+        k = self.field(self.t0, self.y0)
+        is_finite = leaves.is_finite(k, lanes) & leaves.is_finite(self.y0, lanes)
+        y = leaves.where(is_finite, self.y0, leaves.zeros_like(self.y0))
+        k = leaves.where(is_finite, k, leaves.zeros_like(k))
+        begin = jnp.where(is_finite, status.RUNNING, status.NON_FINITE_START)
+        for times in self.times:
+            if times is not None:
+                is_sorted = (times[1:] >= times[:-1]).all(axis=0)
+                is_inside = (times[0] >= 0) & (times[-1] <= self.length)
+                begin = jnp.where(is_sorted & is_inside, begin, status.BAD_TIMES)
+        begin = jnp.where(jnp.isfinite(self.length), begin, status.BAD_TIMES)
+        h, n_evals = self._first_step(y, k)
+        zero = jnp.zeros_like(self.t0)
+        count = jnp.zeros(self.t0.shape, jnp.int32)
+        stats = Stats(count, count, count + n_evals, jnp.full_like(zero, jnp.inf), zero)
+        outputs = tuple(
+            emit.init(self.plan, kind, y, self.plan.is_recorded) for kind in range(len(self.queries))
+        )
+        return Carry(
+            zero, h, y, k, controller.init(zero), begin.astype(jnp.int32), is_finite, stats, outputs,
+            self._empty_tape(y),
+        )
+
+    def _first_step(self, y, k):
+        control = self.numbers.controller
+        if not self.plan.is_adaptive:
+            return jnp.abs(control.h) + jnp.zeros_like(self.t0), 1
+        if self.plan.has_dt0:
+            h, n_evals = jnp.abs(self.numbers.dt0), 1
+        else:
+            rtol, atol = self.numbers.rtol, self.numbers.atol
+            h = error.first_step(
+                self.method, self.field, self.t0, self.sign, self.length, y, k, rtol, atol
+            )
+            n_evals = 2
+        return jnp.minimum(h, control.max_step), n_evals
+
+    def _empty_tape(self, y):
+        if not self.plan.is_recorded:
+            return None
+        capacity = self.plan.capacity
+        states = tuple(jnp.zeros((capacity.states + 1, *leaf.shape), leaf.dtype) for leaf in y)
+        s = jnp.zeros((capacity.steps + 1, *self.t0.shape), self.t0.dtype)
+        return Tape(jnp.int32(0), jnp.int32(1), s, states)
+
+    def body(self, old):
+        is_running = old.status == status.RUNNING
+        step = self.step(old, is_running)
+        is_accepted, h, memory, is_finite = self.control(old, step)
+        is_accepted &= is_running
+        outputs = self.emit(old, step, is_accepted)
+        tape = self.record(old, step, is_accepted)
+        return self.select(old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape)
+
+    def step(self, old, is_running):
+        s, s1, h = old.s, *self._end_of_step(old)
+        t, h = self.t0 + self.sign * s, jnp.where(is_running, self.sign * h, 0.0)
+
+        def slope(c, y):
+            return self.field(t + c * h, y)
+
+        y1, slopes = explicit.step(self.method, slope, old.y, h, old.k)
+        return Step(s, s1, h, y1, slopes)
+
+    def _end_of_step(self, old):
+        """Where the next step ends, and its size: exactly their difference."""
+        end = self.length
+        if self.plan.stops_at_outputs:
+            for times, emitted in zip(self.times, old.outputs, strict=True):
+                if times is not None:
+                    stop = rows.read_each(times, emitted.count)
+                    is_ahead = (emitted.count < times.shape[0]) & (stop > old.s)
+                    end = jnp.where(is_ahead, jnp.minimum(end, stop), end)
+        stretch = LAST_STEP_STRETCH if self.plan.is_adaptive else CONSTANT_STEP_STRETCH
+        s1 = jnp.where(old.s + stretch * old.h >= end, end, old.s + old.h)
+        return s1, s1 - old.s
+
+    def control(self, old, step):
+        """(accept?, next size, memory, was the attempt finite?)"""
+        if not self.plan.is_adaptive:
+            is_finite = leaves.is_finite(step.y1, self.t0.ndim)
+            return is_finite, old.h, old.memory, is_finite
+        numbers, method = self.numbers, self.method
+        ratio = error.squared_ratio(method, old.y, step.y1, step.h, step.slopes, numbers.rtol, numbers.atol)
+        size = step.s1 - step.s
+        is_accepted, h, memory = controller.control(
+            numbers.controller, method.error_order + 1, ratio, size, old.memory
+        )
+        h = jnp.where(is_accepted & (size < old.h), jnp.maximum(h, old.h), h)  # it was cut at a stop
+        return is_accepted, h, memory, jnp.isfinite(ratio)
+
+    def emit(self, old, step, is_accepted):
+        n = old.tape.n if old.tape is not None else None
+        return tuple(
+            emit.emit(self, kind, old, emitted, step, is_accepted, n)
+            for kind, emitted in enumerate(old.outputs)
+        )
+
+    def record(self, old, step, is_accepted):
+        tape = old.tape
+        if tape is None:
+            return None
+        capacity = self.plan.capacity.states
+        stride = schedule.stride_after(tape.stride, tape.n, capacity)
+        is_kept = (tape.n & (stride - 1)) == 0
+        slot = jnp.where(is_kept, schedule.slot(tape.n, capacity), capacity)
+        states = tuple(rows.write(b, leaf, slot) for b, leaf in zip(tape.states, old.y, strict=True))
+        s = rows.write(tape.s, jnp.where(is_accepted, step.s1, step.s), tape.n + 1)
+        n = tape.n + is_accepted.any()
+        return Tape(n, jnp.where(n > tape.n, stride, tape.stride), s, states)
+
+    def select(self, old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape):
+        stats = self._count(old, step, is_running, is_accepted, outputs)
+        s = jnp.where(is_accepted, step.s1, step.s)
+        return Carry(
+            s,
+            jnp.where(is_running, h, old.h),
+            leaves.where(is_accepted, step.y1, old.y),
+            leaves.where(is_accepted, step.slopes[self.method.n_stages], old.k),
+            jax.tree.map(lambda a, b: jnp.where(is_running, a, b), memory, old.memory),
+            self._next_status(old, s, h, is_accepted, is_finite, stats, outputs, tape),
+            is_finite,
+            stats,
+            outputs,
+            tape,
+        )
+
+    def _count(self, old, step, is_running, is_accepted, outputs):
+        stats, size = old.stats, step.s1 - step.s
+        is_smallest = is_accepted & (size < stats.min_step) & (step.s1 < self.length)
+        n_evals = self.method.n_stages + self.method.n_extra * emit.needs_extra(self, old, outputs)
+        return Stats(
+            stats.num_accepted + is_accepted,
+            stats.num_rejected + (is_running & ~is_accepted),
+            stats.num_f_evals + n_evals * is_running,
+            jnp.where(is_smallest, size, stats.min_step),
+            jnp.where(is_smallest, self.t0 + self.sign * step.s, stats.min_step_at),
+        )
+
+    def _next_status(self, old, s, h, is_accepted, is_finite, stats, outputs, tape):
+        eps = jnp.finfo(s.dtype).eps
+        if self.plan.is_adaptive:
+            smallest = jnp.maximum(self.numbers.controller.min_step, jnp.maximum(4 * eps * s, eps**2 * self.length))
+            is_stuck = ~is_accepted & (h < smallest)
+        else:
+            is_stuck = ~is_accepted | (old.s + old.h <= old.s)
+        reason = jnp.where(is_finite, status.STEP_UNDERFLOW, status.NON_FINITE)
+        new = jnp.where(is_stuck, reason, status.RUNNING)
+        n_attempts = stats.num_accepted + stats.num_rejected
+        new = jnp.where((new == status.RUNNING) & (n_attempts >= self.numbers.max_steps), status.MAX_STEPS, new)
+        if tape is not None:
+            is_full = (new == status.RUNNING) & (tape.n >= tape.s.shape[0] - 1)
+            new = jnp.where(is_full, status.RECORD_FULL, new)
+        for output, emitted in zip(self.plan.outputs, outputs, strict=True):
+            if output.save is None:
+                is_full = (new == status.RUNNING) & (emitted.count >= output.count)
+                new = jnp.where(is_full, status.DENSE_FULL, new)
+        new = jnp.where(is_accepted & (s >= self.length), status.SUCCESS, new)
+        return jnp.where(old.status == status.RUNNING, new, old.status).astype(jnp.int32)
+
+    def finish(self, carry):
+        has_failed = carry.status != status.SUCCESS
+        y1 = tuple(jnp.where(leaves.along(has_failed, leaf), jnp.nan, leaf) for leaf in carry.y)
+        t1 = jnp.where(has_failed, self.t0 + self.sign * carry.s, self.t1)
+        counts = tuple(e.count for e in carry.outputs)
+        record = None
+        if carry.tape is not None:
+            steps = tuple(e.step for e in carry.outputs)
+            tape = carry.tape
+            record = Record(tape.n, tape.s, tape.states, steps, counts, has_failed)
+        outputs = tuple(e.buffers for e in carry.outputs)
+        return Solved(y1, outputs, t1, carry.status, carry.stats, counts, record)

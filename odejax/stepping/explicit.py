@@ -1,0 +1,63 @@
+"""One step of an explicit Runge-Kutta method, and its continuous extension.
+
+`slope(c, y)` gives the slope at t + c h. It may come scaled by h already; then `h` is None here.
+"""
+
+from odejax.core import leaves
+
+
+def advance(tableau, slope, y, h, first):
+    """The new state and the slopes it is made of, the first of which is known."""
+    slopes = [first]
+    for c, row in zip(tableau.C[1:], tableau.A[1:], strict=True):
+        slopes.append(slope(c, leaves.combine(y, h, row, slopes)))
+    return leaves.combine(y, h, tableau.B, slopes), slopes
+
+
+def step(tableau, slope, y, h, first):
+    """The new state and all slopes of the step; the last is f(t1, y1), the first one of the next step."""
+    y1, slopes = advance(tableau, slope, y, h, first)
+    return y1, [*slopes, slope(1.0, y1)]
+
+
+def extra_stages(tableau, slope, y, h, slopes):
+    """The slopes followed by those that only the continuous extension needs."""
+    slopes = list(slopes)
+    for c, row in zip(tableau.extra_C, tableau.extra_A, strict=True):
+        slopes.append(slope(c, leaves.combine(y, h, row, slopes)))
+    return slopes
+
+
+def errors(tableau, h, slopes):
+    """The error estimates of a step, one for each row of the tableau's E."""
+    zero = leaves.zeros_like(slopes[0])
+    return [leaves.combine(zero, h, row, slopes) for row in tableau.E]
+
+
+def interpolate(tableau, y, h, slopes, theta):
+    """The continuous extension at `theta` in [0, 1], a value per lane."""
+    out = []
+    for index, leaf in enumerate(y):
+        x = leaves.along(theta, leaf).astype(leaves.real_dtype(leaf))
+        total = sum(
+            _polynomial(row, x) * k[index] for row, k in zip(tableau.P, slopes, strict=True) if any(row)
+        )
+        if h is not None:
+            total = total * leaves.along(h, leaf).astype(x.dtype)
+        out.append(leaf + total)
+    return tuple(out)
+
+
+def polynomial(tableau, y, h, slopes):
+    """The continuous extension as the coefficients of theta, theta^2, ..., stacked after the lane axes."""
+    zero = leaves.zeros_like(y)
+    columns = zip(*tableau.P, strict=True)
+    return [leaves.combine(zero, h, column, slopes) for column in columns]
+
+
+def _polynomial(coefficients, x):
+    """sum_j coefficients[j] x^(j+1)."""
+    total = 0.0
+    for coefficient in reversed(coefficients):
+        total = (total + coefficient) * x
+    return total
