@@ -1,1 +1,25 @@
+"""Differentiable ODE solvers on JAX: `solve`, with every derivative from the same call."""
+
+from odejax.arguments import Checkpoints
+from odejax.core.status import Status
 from odejax.ivp import solve
+from odejax.solution import Solution, SolveError, Statistics, check
+from odejax.stepping.controller import ConstantStep, PIController, PIDController
+from odejax.tableaus import METHODS, ExplicitTableau
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "Checkpoints",
+    "ConstantStep",
+    "ExplicitTableau",
+    "PIController",
+    "PIDController",
+    "Solution",
+    "SolveError",
+    "Statistics",
+    "Status",
+    "check",
+    "solve",
+]

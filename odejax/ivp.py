@@ -5,61 +5,217 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from odejax import arguments
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program, Slope
-from odejax.integrate import build
+from odejax.derivative.replay import Inputs
+from odejax.integrate import build, progress as bar
 from odejax.integrate.loop import Numbers
 from odejax.integrate.plan import AtTime, Output, Plan
-from odejax.integrate.primitive import solve as solve_plan
-from odejax.derivative.replay import Inputs
-from odejax.stepping.controller import ConstantStep, PIDController, PIController
-from odejax.tableaus import METHODS
+from odejax.integrate.primitive import solve as run
+from odejax.solution import Dense, Solution, Statistics, check
+from odejax.stepping.controller import PIDController
 
 
-def solve(f, y0, t_span, args=(), *, t_eval=None, method="tsit5", rtol=None, atol=None, dt0=None,
-          controller=None, max_steps=100_000, save_fn=None, save_steps=None, dense=False, checkpoints=None,
-          throw=None):
-    method = METHODS[method] if isinstance(method, str) else method
-    controller = controller if controller is not None else PIController()
-    y0 = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x, jnp.float32 if not jax.config.jax_enable_x64 else jnp.float64) if not jnp.issubdtype(jnp.result_type(x), jnp.inexact) else None), y0)
-    real = jnp.finfo(jnp.result_type(*jax.tree.leaves(y0))).dtype
-    rtol = rtol if rtol is not None else (1e-6 if real == jnp.float64 else 1e-4)
-    atol = atol if atol is not None else (1e-9 if real == jnp.float64 else 1e-6)
-    dynamic, static = eqx.partition((f, args, save_fn, controller), lambda x: eqx.is_array(x) or isinstance(x, (float, complex, int)))
-    dynamic = jax.tree.map(jnp.asarray, dynamic)
-    leaves, tree = jax.tree.flatten(static)
-    numbers = (t_span, t_eval, rtol, atol, dt0, max_steps)
-    return _solve(dynamic, y0, numbers, static=(tuple(leaves), tree), options=(method, save_steps, dense, checkpoints))
+def solve(
+    f, y0, t_span, args=(), *, t_eval=None, method="tsit5", rtol=None, atol=None, dt0=None, controller=None,
+    max_steps=100_000, save_fn=None, save_steps=None, dense=False, checkpoints=None, throw=None, progress=False,
+):  # fmt: skip
+    r"""Solves dy/dt = f(t, y, *args), y(t0) = y0, and has every derivative.
 
-@partial(jax.jit, static_argnames=("static", "options"))
-def _solve(dynamic, y0, numbers, *, static, options):
-    method, save_steps, dense, checkpoints = options
-    static = jax.tree.unflatten(static[1], static[0])
-    f, args, save_fn, controller = eqx.combine(dynamic, static)
-    t_span, t_eval, rtol, atol, dt0, max_steps = numbers
-    y_leaves, y_tree = jax.tree.flatten(y0)
-    time = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    t0, t1 = (jnp.asarray(t, time) for t in t_span)
-    real = jnp.finfo(jnp.result_type(*y_leaves)).dtype
-    traced = build.trace(f, t0.astype(real), y0, args)
-    theta = list(jax.tree.leaves(args))
-    n_args = len(theta)
-    fn = build.function(traced, theta, n_args)
-    slope = Slope(fn)
-    outputs, kinds, queries, shapes = [], [], [], []
-    def add(count, timed, save, query, shape):
-        outputs.append(Output(count, timed, AtTime(save) if save else None)); kinds.append(ProgramOutput(method, slope, save)); queries.append(query); shapes.append(shape)
+    $$\frac{dy}{dt} = f(t, y, \theta), \qquad y(t_0) = y_0$$
+
+    `jax.grad`, `jax.jvp`, `jax.jacfwd`, `jax.jacrev`, `jax.hessian`, `jax.vmap` and `jax.jit`, nested in any
+    order, apply to this call as it is: with respect to `y0`, `args`, what `f` and `save_fn` close over, both
+    ends of `t_span`, and `t_eval`. A derivative is that of the computed solution, its accepted steps
+    held fixed; t0, t1 and the step that ends on t1 move.
+
+    All numbers (times, tolerances, dt0, max_steps, args) are traced: changing one does not recompile. `f`
+    and `save_fn` themselves are treated as `jax.jit` treats functions: outside of `jit`, pass the same
+    function object to reuse what was compiled.
+
+    Args:
+        f: `f(t, y, *args)` returns dy/dt with the structure and shapes of `y`; a function, or an
+            equinox module. It may close over arrays and tracers.
+        y0: the state at t0; any pytree of floating or complex arrays (integers become floats).
+        t_span: (t0, t1), in units of t. t1 < t0 integrates backwards; t1 == t0 returns `y0`.
+        args: tuple of further arguments of `f` and `save_fn`: any pytrees of arrays and modules.
+        t_eval: times of the outputs, shape (n,), in the direction of integration, inside the span, repeated
+            values allowed. Default: t1 only. Values between steps come from the method's dense output; a
+            controller with `exact_t_eval=True` steps exactly to these times instead.
+        method: a name in `odejax.METHODS`, or an `odejax.ExplicitTableau`.
+        rtol: relative tolerance: a number, an array, or a pytree like `y0`. Default: 1e-6 (float32: 1e-4).
+        atol: absolute tolerance in units of y, likewise. Default: 1e-9 (float32: 1e-6).
+        dt0: size of the first step, in units of t. Default: chosen from f and the tolerances.
+        controller: `odejax.PIController()`, the default, `PIDController(...)` or `ConstantStep(h)`.
+        max_steps: the solve fails after so many attempted steps. A limit, not a size: nothing costs more for it.
+        save_fn: `save_fn(t, y, *args)` is what is saved in `ys`. Default: y.
+        save_steps: save after each of the first `save_steps` accepted steps, instead of `t_eval`; unused rows
+            are NaN, and `stats.num_saved` is the number of the others.
+        dense: True, or a number of steps to make room for: `sol(t)` evaluates the solution anywhere.
+        checkpoints: how many states are kept for reverse mode, or an `odejax.Checkpoints`. Default: about 16 MB.
+        throw: True: a failure raises, inside `jit` too (by equinox). False: it never does. Default: it
+            raises outside of `jit`; inside, the failure is data, and `odejax.check(sol)` raises.
+        progress: True shows a bar (needs tqdm), or a function to call with the fraction done in [0, 1].
+
+    Returns:
+        A `Solution` with `ts`, `ys` (time first), `t1`, `y1`, `status`, `success` and `stats`. Where a solve
+        failed, outputs that were not reached are NaN, and so are all derivatives that depend on them.
+
+    Raises:
+        SolveError: the solve failed; see `throw`.
+        TypeError, ValueError: an argument is not what it should be.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, odejax
+        >>> def decay(t, y, rate):
+        ...     return -rate * y
+        >>> sol = odejax.solve(decay, 1.0, (0.0, 1.0), (2.0,))
+        >>> bool(jnp.allclose(sol.y1, jnp.exp(-2.0), rtol=1e-3))
+        True
+
+    Reference:
+        Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I, chapter II.
+    """
+    y0 = arguments.state(y0)
+    t_span = arguments.span(t_span)
+    method = arguments.find_method(method)
+    controller = arguments.find_controller(controller, method)
+    args = arguments.arguments(args)
+    if not callable(f):
+        raise TypeError(f"`f` must be a function f(t, y, *args), got {f!r}.")
+    if save_fn is not None and not callable(save_fn):
+        raise TypeError(f"`save_fn` must be a function save_fn(t, y, *args), got {save_fn!r}.")
+    if t_eval is not None and save_steps is not None:
+        raise ValueError("`t_eval` and `save_steps` exclude each other: pass one of them.")
+    numbers = (
+        t_span,
+        arguments.output_times(t_eval, t_span),
+        arguments.tolerances(rtol, atol, y0),
+        arguments.first_step(dt0),
+        arguments.step_limit(max_steps),
+        controller,
+    )
+    options = (
+        method,
+        arguments.count("save_steps", save_steps),
+        arguments.dense_capacity(dense),
+        arguments.room(checkpoints),
+        bar.callback(progress),
+    )
+    functions, static = eqx.partition((f, args, save_fn), arguments.is_array_or_number)
+    functions = jax.tree.map(jnp.asarray, functions)
+    static_leaves, static_tree = jax.tree.flatten(static)
+    solution = _solve(functions, y0, numbers, (tuple(static_leaves), static_tree), options)
+    is_traced = isinstance(solution.status, jax.core.Tracer)
+    return check(solution) if throw or (throw is None and not is_traced) else solution
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _solve(functions, y0, numbers, static, options):
+    f, args, save_fn = eqx.combine(functions, jax.tree.unflatten(static[1], static[0]))
+    t_span, t_eval, (rtol, atol), dt0, max_steps, controller = numbers
+    problem = _Problem(f, y0, t_span, args, save_fn, options)
     if t_eval is not None:
-        t_eval = jnp.asarray(t_eval, time)
-        sv = build.trace(save_fn or (lambda t, y, *args: y), t0.astype(real), y0, args)
-        save = build.function(sv, theta, n_args)
-        add(t_eval.shape[0], True, save, (t_eval,), tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in jax.tree.leaves(sv.out)))
-    y0_leaves = tuple(y_leaves)
-    program = Program(method, slope, tuple(kinds), tuple(shapes))
-    plan = Plan(program, AtTime(fn), tuple(outputs), build.capacity(y0_leaves, 1, checkpoints or (None, None)), isinstance(controller, PIDController), False, dt0 is not None)
-    def tol(v):
-        return tuple(jnp.asarray(v, real) for _ in y_leaves)
-    nums = Numbers(tol(rtol), tol(atol), jnp.asarray(0.0 if dt0 is None else dt0, time), jnp.asarray(max_steps, jnp.int32), jax.tree.map(lambda x: jnp.asarray(x, time), controller))
-    params = (t0, t1, *theta)
-    return solve_plan(plan, Inputs(y0_leaves, params, tuple(queries)), nums)
+        problem.add_saved(t_eval.shape[0], t_eval)
+    if options[1] is not None:
+        problem.add_saved(options[1], None)
+    if options[2] is not None:
+        problem.add_dense(options[2])
+    plan = problem.plan(
+        is_adaptive=isinstance(controller, PIDController),
+        stops_at_outputs=controller.exact_t_eval,
+        has_dt0=dt0 is not None,
+        on_progress=options[4],
+    )
+    dt0 = jnp.zeros_like(t_span[0]) if dt0 is None else dt0
+    inputs = problem.inputs()
+    solved = run(plan, inputs, Numbers(rtol, atol, dt0, max_steps, controller))
+    return problem.solution(solved, t_eval)
+
+
+class _Problem:
+    """The user's functions, traced once, and what is asked of the solution."""
+
+    def __init__(self, f, y0, t_span, args, save_fn, options):
+        self.method, self.save_steps, self.dense_steps, self.room, _ = options
+        self.t_span, self.args, self.save_fn = t_span, args, save_fn
+        leaves, self.tree = jax.tree.flatten(y0)
+        self.y0, self.time = tuple(leaves), jax.ShapeDtypeStruct((), arguments.real_dtype(y0))
+        self.theta = jax.tree.leaves(eqx.filter(args, eqx.is_array))
+        self.n_args = len(self.theta)
+        self.y0_tree = y0
+        self.f = self._function(f, lambda out: arguments.check_slope(out, y0), like=y0)[0]
+        self.slope = Slope(self.f)
+        self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
+
+    def _function(self, fn, check_out, like=None):
+        traced = build.trace(fn, self.time, self.y0_tree, self.args, check_out, like)
+        return build.function(traced, self.theta, self.n_args), traced.out
+
+    def add_saved(self, count, times):
+        """Rows of what `save_fn` makes of the state: at `times`, or after each step."""
+        fn = self.save_fn or (lambda t, y, *args: y)
+        save, out = self._function(fn, arguments.check_saved)
+        leaves, self.saved_tree = jax.tree.flatten(out)
+        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        t = () if times is not None else (jax.ShapeDtypeStruct((), self.t_span[0].dtype),)
+        self._add(Output(count, times is not None, AtTime(save)), save, t + shapes, () if times is None else (times,))
+
+    def add_dense(self, count):
+        """Rows of whole steps."""
+        degree = len(self.method.P[0])
+        t = jax.ShapeDtypeStruct((), self.t_span[0].dtype)
+        y = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.y0)
+        columns = tuple(jax.ShapeDtypeStruct((degree, *x.shape), x.dtype) for x in self.y0)
+        self._add(Output(count, False, None), None, (t, t, *y, *columns), ())
+
+    def _add(self, output, save, shapes, query):
+        self.outputs.append(output)
+        self.program_outputs.append(ProgramOutput(self.method, save, output.is_timed))
+        self.shapes.append(shapes)
+        self.queries.append(query)
+
+    def plan(self, **choices):
+        outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
+        uses_slopes = tuple(output.uses_slopes for output in outputs)
+        program = Program(self.method, self.slope, outputs, uses_slopes, shapes)
+        kept = (self.t_span[0], *self.y0)
+        row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+        return Plan(program, AtTime(self.f), tuple(self.outputs), row_bytes, tuple(self.room), **choices)
+
+    def inputs(self):
+        return Inputs(self.y0, (*self.t_span, *self.theta), tuple(self.queries))
+
+    def solution(self, solved, t_eval):
+        """The `Solution`, in the user's own structures."""
+        unflatten = partial(jax.tree.unflatten, self.tree)
+        y1, outputs = unflatten(solved.y1), list(solved.outputs)
+        dense = None
+        if self.dense_steps is not None:
+            t, t1, *leaves = outputs.pop()
+            y, columns = unflatten(leaves[: len(self.y0)]), unflatten(leaves[len(self.y0) :])
+            dense = Dense(t, t1, y, columns, solved.n_outputs[-1])
+        if t_eval is not None:
+            ts, ys = t_eval, jax.tree.unflatten(self.saved_tree, outputs[0])
+            num_saved = solved.n_outputs[0]
+        elif self.save_steps is not None:
+            ts, ys = outputs[0][0], jax.tree.unflatten(self.saved_tree, outputs[0][1:])
+            num_saved = solved.n_outputs[0]
+        else:
+            ts, ys = self.t_span[1][None], self._saved_at_end(y1)
+            num_saved = (solved.status == 0).astype(jnp.int32)
+        stats = Statistics(*solved.stats, num_saved)
+        reached = lax.stop_gradient(unflatten(solved.y_reached))
+        return Solution(
+            ts, ys, solved.t1, y1, reached, solved.status, stats, dense, unflatten(solved.f_reached)
+        )
+
+    def _saved_at_end(self, y1):
+        if self.save_fn is not None:
+            time = self.t_span[1].astype(self.time.dtype)
+            y1 = self.save_fn(time, y1, *self.args)
+            arguments.check_saved(y1)
+        return jax.tree.map(lambda x: x[None], y1)

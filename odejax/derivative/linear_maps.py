@@ -333,7 +333,9 @@ class _Lift:
         d = len(self.sizes)
         return Record(
             record.n_steps,
-            jnp.expand_dims(record.s, tuple(range(1, 1 + d))),
+            jnp.expand_dims(record.codes, tuple(range(1, 1 + d))),
+            jnp.expand_dims(record.unit, tuple(range(d))),
+            jnp.expand_dims(record.stops, tuple(range(1, 1 + d))),
             record.states if d == 0 else None,
             tuple(self._spread(x, 1) for x in record.output_step),
             tuple(self._spread(x, 0) for x in record.n_outputs),
@@ -418,12 +420,15 @@ class Mapped:
             return jnp.broadcast_to(value, (*value.shape[:position], size, *value.shape[position + 1 :]))
         return jnp.moveaxis(self.value, self.axis, position)
 
-    def to_row(self):
-        """A buffer of rows with its mapped axis after the row axis, of size 1 if there is none."""
-        return jnp.expand_dims(self.value, 1) if self.axis is None else jnp.moveaxis(self.value, self.axis, 1)
+    def to_shared(self, position):
+        """The operand with its mapped axis at `position`, of size 1 if there is none."""
+        if self.axis is None:
+            return jnp.expand_dims(self.value, position)
+        return jnp.moveaxis(self.value, self.axis, position)
 
-    def to_param(self, is_mapped, size):
-        return self.to(0, size) if is_mapped else self.value
+    def to_row(self):
+        """A buffer of rows likewise, the axis after that of the rows."""
+        return self.to_shared(1)
 
 
 def _is_mapped(tree):
@@ -439,7 +444,9 @@ def record_in_lanes(record, size):
         states = None
     return Record(
         n_steps,
-        record.s.to_row(),
+        record.codes.to_row(),
+        record.unit.to_shared(0),
+        record.stops.to_row(),
         None if states is None else tuple(x.to_row() for x in states),
         tuple(x.to(1, size) for x in record.output_step),
         tuple(x.to(0, size) for x in record.n_outputs),

@@ -62,32 +62,33 @@ class Slope:
 
 @dataclass(frozen=True)
 class Output:
-    """What one output of a step is, from the state at its start.
+    """What one output of a step is, from all that the step computed: `state` is (y, y1, *slopes) in a row.
 
     With a query (t,) the state at that time, without one that at the end of the step; either as `save`
-    makes it, after its time. `save` None: the step itself, as (t, t1, y, coefficients of theta^j).
+    makes it, after its time. `save` None: the step itself, as (t, t1, y, coefficients of x^j).
     """
 
     method: ExplicitTableau
-    slope: Slope
     save: JaxprFunction | None
+    is_timed: bool
+
+    @property
+    def uses_slopes(self):
+        """Does it need the slopes of the step, those for dense output included?"""
+        return self.is_timed or self.save is None
 
     def __call__(self, row, params, state, query):
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
-
-        def slope(c, y):
-            return self.slope((*row, jnp.asarray(c, t.dtype)), params, y, ())
-
-        y1, slopes = explicit.step(self.method, slope, state, None, slope(0.0, state))
+        n = 2 if not self.uses_slopes else 2 + len(self.method.P)
+        size = len(state) // n
+        y, y1, *slopes = (state[i * size : (i + 1) * size] for i in range(n))
         if self.save is None:
-            slopes = explicit.extra_stages(self.method, slope, state, None, slopes)
-            return dense_row(t, t + h, state, explicit.polynomial(self.method, state, None, slopes))
-        if not query:
+            return dense_row(t, t + h, y, explicit.polynomial(self.method, y, None, slopes))
+        if not self.is_timed:
             return (t + h, *self.save(t + h, theta, y1))
-        slopes = explicit.extra_stages(self.method, slope, state, None, slopes)
-        y = explicit.interpolate(self.method, state, None, slopes, position(query[0] - t, h))
-        return self.save(query[0], theta, y)
+        x = position(query[0] - t0 - direction(t0, t1) * row[0], h)
+        return self.save(query[0], theta, explicit.interpolate(self.method, y, y1, None, slopes, x))
 
 
 def position(elapsed, h):
@@ -107,9 +108,11 @@ class Program:
     method: ExplicitTableau
     slope: LaneFunction
     outputs: tuple[LaneFunction, ...]
+    uses_slopes: tuple[bool, ...]  # for each kind of output: see `Output`
     output_shapes: tuple[tuple[jax.ShapeDtypeStruct, ...], ...]  # of one lane, for each kind of output
     lanes: tuple[int, ...] = ()
     params_axes: tuple[tuple[int | None, ...], ...] = ()  # of each parameter, for each level of lanes
+    n_doublings: int = 0
 
     def in_lanes(self, size, params_axes):
         """The program of `size` lanes."""
@@ -132,6 +135,34 @@ class Program:
             self,
             slope=slope,
             outputs=outputs,
+            n_doublings=self.n_doublings + 1,
             output_shapes=tuple(shapes + shapes for shapes in self.output_shapes),
             params_axes=tuple(axes + select(axes, params_active) for axes in self.params_axes),
         )
+
+    def advance(self, row, params, y):
+        """The new state of a step, and the slopes it is made of."""
+        slope = self.slope_at(row, params)
+        return explicit.advance(self.method, slope, y, None, slope(0.0, y))
+
+    def more_slopes(self, row, params, y, y1, slopes):
+        """All slopes of a step, those that only outputs need included."""
+        slope = self.slope_at(row, params)
+        return explicit.extra_stages(self.method, slope, y, None, [*slopes, slope(1.0, y1)])
+
+    def slope_at(self, row, params):
+        """The slope as a function of (c, y)."""
+        return lambda c, y: self.slope((*row, jnp.asarray(c, row[0].dtype)), params, y, ())
+
+    def output(self, kind, row, params, states, query):
+        """One output from (y, y1, *slopes)."""
+        return self.outputs[kind](row, params, _in_a_row(states, self.n_doublings), query)
+
+
+def _in_a_row(states, n_doublings):
+    """States one after another; of doubled ones all first halves, then all second halves."""
+    if n_doublings == 0:
+        return tuple(leaf for state in states for leaf in state)
+    size = len(states[0]) // 2
+    halves = [state[:size] for state in states], [state[size:] for state in states]
+    return tuple(leaf for half in halves for leaf in _in_a_row(half, n_doublings - 1))

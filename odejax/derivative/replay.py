@@ -4,6 +4,7 @@ Linear arguments may carry leading axes of directions (`n_directions` of them) b
 tangents or cotangents of the same solve share its states.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,19 +12,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves, rows
+from odejax.core.flow import run_if
 from odejax.core.transform import jvp, select, vjp
 from odejax.derivative import schedule
-from odejax.stepping import explicit
 
 STACKING_RATIO = 16  # parameters for each number of state from which on stages are pulled back together
 
 
 class Record(NamedTuple):
-    """What a solve leaves for its derivatives; lane axes follow the row axes."""
+    """What a solve leaves for its derivatives; lane axes follow the row axes.
+
+    A step is coded in two bytes, as its size in units of `unit`: step sizes are rounded to that when they
+    are chosen. 0 is a step not taken, infinity one that ends on the next stop.
+    """
 
     n_steps: jax.Array  # rows in use, the same for every lane
-    s: jax.Array  # (capacity + 1, lanes): elapsed time at the start of each step
-    states: tuple[jax.Array, ...] | None  # kept states, by `schedule.slot`; None: only the first
+    codes: jax.Array  # (capacity, lanes)
+    unit: jax.Array  # (lanes,)
+    stops: jax.Array  # (stops, lanes): times that steps end on exactly, the length of the span the last
+    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`; None: only the first
     output_step: tuple[jax.Array, ...]  # (outputs, lanes): the step that gave each output
     n_outputs: tuple[jax.Array, ...]  # (lanes,): how many outputs were given
     has_failed: jax.Array  # (lanes,)
@@ -60,55 +67,66 @@ def select_inputs(inputs, active):
 def tangents(program, n_directions, active, record, inputs, inputs_dot):
     """The derivative of the results in the direction `inputs_dot` (of active inputs)."""
     y0, params, queries = inputs
+    over_directions = _over(n_directions)
 
-    def over_directions(fn, *args):
-        for _ in range(n_directions):
-            fn = jax.vmap(fn)
-        return fn(*args)
+    def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=()):
+        """`fn(row, params, points, query)` differentiated in each direction."""
+
+        def one(points_dot, params_dot, query_dot):
+            primals, dots = (params, points, query), (params_dot, points_dot, query_dot)
+            return jvp(fn, row, primals, dots, active.params, query_active)[1]
+
+        return over_directions(one, points_dot, inputs_dot.params, query_dot)
+
+    def give(kind, n, row, states, states_dot, output):
+        """The outputs of one kind that belong to step n."""
+
+        def more(row, params, states, query):
+            y, y1, slopes = states
+            return program.more_slopes(row, params, y, y1, slopes)
+
+        def all_of_step(output):
+            points, points_dot = states[:2], states_dot[:2]
+            if program.uses_slopes[kind]:
+                points = (*points, *more(row, params, states, ()))
+                points_dot = (*points_dot, *derivative(more, row, states, states_dot))
+
+            def one(count, buffers):
+                query = _queries_at(queries[kind], count)
+                query_dot = over_directions(lambda q: _queries_at(q, count), inputs_dot.queries[kind])
+                fn = partial(program.output, kind)
+                out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
+                mask = _is_due(record, kind, count, n)
+                return tuple(
+                    over_directions(lambda b, o: rows.write_each(b, o, count, mask), b, o)
+                    for b, o in zip(buffers, out, strict=True)
+                )
+
+            return _while_due(record, kind, n, output, one, 1)
+
+        return run_if(_is_due(record, kind, output[0], n).any(), all_of_step, output)
 
     def step(carry):
-        n, y, y_dot, outputs = carry
-        row = _row(record, n)
+        n, s, y, y_dot, outputs = carry
+        row, is_taken = _row(record, n, s)
 
-        def output(kind, count, buffers):
-            query = _queries_at(queries[kind], count)
+        def advance(row, params, y, query):
+            return program.advance(row, params, y)
 
-            def one(y_dot, params_dot, query_dot):
-                primals, dots = (params, y, query), (params_dot, y_dot, query_dot)
-                return jvp(program.outputs[kind], row, primals, dots, active.params, active.queries[kind])[1]
-
-            mask = _is_due(record, kind, count, n)
-            query_dot = over_directions(lambda q: _queries_at(q, count), inputs_dot.queries[kind])
-            out = over_directions(one, y_dot, inputs_dot.params, query_dot)
-            return tuple(
-                over_directions(lambda b, o: rows.write_each(b, o, count, mask), b, o)
-                for b, o in zip(buffers, out, strict=True)
-            )
-
-        outputs = tuple(
-            _while_due(record, kind, n, state, lambda c, b, kind=kind: output(kind, c, b), 1)
-            for kind, state in enumerate(outputs)
-        )
-
-        def advance(y_dot, params_dot):
-            def fn(row, params, y, query):
-                return _advance(program, row, params, y)
-
-            return jvp(fn, row, (params, y, ()), (params_dot, y_dot, ()), active.params, ())[1]
-
-        is_taken = _is_taken(row, n)
-        y1_dot = over_directions(advance, y_dot, inputs_dot.params)
-        y1_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)
-        y1 = leaves.where(is_taken, _advance(program, row, params, y), y)
-        return n + 1, y1, y1_dot, outputs
+        y1, slopes = advance(row, params, y, ())
+        y1_dot, slopes_dot = derivative(advance, row, y, y_dot)
+        states, states_dot = (y, y1, slopes), (y_dot, y1_dot, slopes_dot)
+        outputs = tuple(give(kind, n, row, states, states_dot, output) for kind, output in enumerate(outputs))
+        y_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)
+        return n + 1, row[1], leaves.where(is_taken, y1, y), y_dot, outputs
 
     directions = inputs_dot.y0[0].shape[:n_directions]
-    buffers = tuple(
+    outputs = tuple(
         (jnp.zeros(program.lanes, jnp.int32), _nan_outputs(program, kind, record, directions))
         for kind in range(len(program.outputs))
     )
-    start = jnp.int32(0), y0, inputs_dot.y0, buffers
-    _, _, y1_dot, outputs = lax.while_loop(lambda c: c[0] < record.n_steps, step, start)
+    start = jnp.int32(0), _origin(record), y0, inputs_dot.y0, outputs
+    *_, y1_dot, outputs = lax.while_loop(lambda c: c[0] < record.n_steps, step, start)
     nan_if_failed = jnp.where(record.has_failed, jnp.nan, 0.0)
     y1_dot = tuple(_plus_per_lane(leaf, nan_if_failed, n_directions) for leaf in y1_dot)
     return Results(y1_dot, tuple(buffers for _, buffers in outputs))
@@ -128,73 +146,23 @@ def _nan_outputs(program, kind, record, directions):
 
 def cotangents(program, n_directions, active, n_scratch, record, inputs, results_bar):
     """The transpose of `tangents`: cotangents of the active inputs."""
-    y0, params, queries = inputs
+    y0 = inputs.y0
     states = record.states
     if states is None:
-        capacity, states = 1, tuple(leaf[None] for leaf in y0)
+        capacity, states = 1, tuple(leaf[None] for leaf in (_origin(record), *y0))
     else:
         capacity = states[0].shape[0] - 1
     stride = schedule.final_stride(record.n_steps, capacity)
-
-    def over_directions(fn, *args):
-        for _ in range(n_directions):
-            fn = jax.vmap(fn)
-        return fn(*args)
-
-    def pull_outputs(n, y, y_bar, params_bar, outputs):
-        """Adds what the outputs of step n pass back."""
-        row = _row(record, n)
-        new = []
-        for kind, state in enumerate(outputs):
-
-            def one(count, carry, kind=kind):
-                y_bar, params_bar, queries_bar = carry
-                mask = _is_due(record, kind, count, n)
-                query = _queries_at(queries[kind], count)
-
-                def pull(buffers):
-                    bar = tuple(rows.read_each(b, count) for b in buffers)
-                    bar = leaves.where(mask, bar, leaves.zeros_like(bar))
-                    primals = params, y, query
-                    return vjp(program.outputs[kind], row, primals, active.params, active.queries[kind])[1](
-                        bar
-                    )
-
-                p_bar, x_bar, q_bar = over_directions(pull, results_bar.outputs[kind])
-                queries_bar = tuple(
-                    over_directions(lambda b, q: rows.write_each(b, q, count, mask), b, q)
-                    for b, q in zip(queries_bar, q_bar, strict=True)
-                )
-                return leaves.add(y_bar, x_bar), leaves.add(params_bar, p_bar), queries_bar
-
-            count, queries_bar = state
-            count, (y_bar, params_bar, queries_bar) = _while_due(
-                record, kind, n, (count, (y_bar, params_bar, queries_bar)), one, -1
-            )
-            new.append((count, queries_bar))
-        return y_bar, params_bar, tuple(new)
-
-    def pull_step(n, y, y_bar, params_bar):
-        row = _row(record, n)
-        is_taken = _is_taken(row, n)
-
-        def pull(y1_bar):
-            masked = leaves.where(is_taken, y1_bar, leaves.zeros_like(y1_bar))
-            p_bar, x_bar = _pull_back(program, row, params, active.params, y, masked)
-            return p_bar, leaves.add(y1_bar, x_bar)
-
-        p_bar, y_bar = over_directions(pull, y_bar)
-        return y_bar, leaves.add(params_bar, p_bar)
+    step = _BackwardStep(program, n_directions, active, record, inputs, results_bar)
 
     def reverse(carry):
         n, n_kept, kept_at, kept, y_bar, params_bar, outputs = carry
-        y, n_kept, kept_at, kept = _state_at(
-            program, record, params, states, capacity, stride, n - 1, n_kept, kept_at, kept
+        (s, *y), n_kept, kept_at, kept = _state_at(
+            program, record, inputs.params, states, capacity, stride, n - 1, n_kept, kept_at, kept
         )
-        new_bar, params_bar = pull_step(n - 1, y, y_bar, params_bar)
-        new_bar, params_bar, outputs = pull_outputs(n - 1, y, new_bar, params_bar, outputs)
+        y_bar, params_bar, outputs = step(n - 1, s, tuple(y), y_bar, params_bar, outputs)
         n_kept = n_kept - ((n_kept > 0) & (kept_at[n_kept - 1] == n - 1))
-        return n - 1, n_kept, kept_at, kept, new_bar, params_bar, outputs
+        return n - 1, n_kept, kept_at, kept, y_bar, params_bar, outputs
 
     poison, y1_bar = _poison(record, results_bar, n_directions)
     zeros = jax.tree.map(
@@ -202,7 +170,7 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
         select_inputs(inputs, active),
     )
     outputs = tuple((count - 1, q) for count, q in zip(record.n_outputs, zeros.queries, strict=True))
-    scratch = tuple(jnp.zeros((n_scratch, *leaf.shape), leaf.dtype) for leaf in y0)
+    scratch = tuple(jnp.zeros((n_scratch, *leaf.shape[1:]), leaf.dtype) for leaf in states)
     start = record.n_steps, jnp.int32(0), jnp.zeros(n_scratch, jnp.int32), scratch, y1_bar
     end = lax.while_loop(lambda c: c[0] > 0, reverse, (*start, zeros.params, outputs))
     *_, y0_bar, params_bar, outputs = end
@@ -210,82 +178,164 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
     return _poisoned(program, bars, active, poison, n_directions)
 
 
+class _BackwardStep:
+    """One step and its outputs, backwards.
+
+    With Y_i = y + sum_j a_ij G_j, G_i = slope(Y_i) and y1 = y + sum_i b_i G_i, and with what the outputs of
+    the step pass back to y, y1 and G_i already in their cotangents,
+    G_bar_i += b_i y1_bar + sum_j a_ji Y_bar_j and Y_bar_i = (dG/dY)^T G_bar_i. Many parameters are pulled
+    back once over the stacked (Y_i, G_bar_i): many outer products become one matrix product.
+    """
+
+    def __init__(self, program, n_directions, active, record, inputs, results_bar):
+        self.program, self.active, self.record = program, active, record
+        self.params, self.queries, self.outputs_bar = inputs.params, inputs.queries, results_bar.outputs
+        self.over_directions = _over(n_directions)
+        self.is_stacked = _is_stacked(inputs.params, active.params, inputs.y0)
+
+    def __call__(self, n, s, y, y1_bar, params_bar, outputs):
+        row, is_taken = _row(self.record, n, s)
+        points, slopes, pulls = self.forwards(row, y)
+        y1 = leaves.combine(y, None, self.program.method.B, slopes)
+        taken_bar = self.over_directions(
+            lambda bar: leaves.where(is_taken, bar, leaves.zeros_like(bar)), y1_bar
+        )
+        idle_bar = tuple(a - b for a, b in zip(y1_bar, taken_bar, strict=True))
+        zero = leaves.zeros_like(y1_bar)
+        carry = (zero, taken_bar, [zero] * len(slopes)), params_bar
+        new = []
+        for kind, output in enumerate(outputs):
+            carry, output = self.pull_outputs(kind, n, row, (y, y1, slopes), carry, output)
+            new.append(output)
+        (y_bar, y1_bar, slopes_bar), params_bar = carry
+        p_bar, steps_bar = self.over_directions(
+            lambda y1_bar, slopes_bar: self.backwards(row, points, pulls, y1_bar, slopes_bar),
+            y1_bar, slopes_bar,
+        )
+        y_bar = leaves.add(leaves.add(idle_bar, y_bar), leaves.add(y1_bar, steps_bar))
+        return y_bar, leaves.add(params_bar, p_bar), tuple(new)
+
+    def forwards(self, row, y):
+        """Stage values, slopes, and the pullback of each slope."""
+        method = self.program.method
+        pulled = (False,) * len(self.active.params) if self.is_stacked else self.active.params
+        points, slopes, pulls = [], [], []
+        for c, weights in zip(method.C, method.A, strict=True):
+            points.append(leaves.combine(y, None, weights, slopes))
+            stage = (*row, jnp.asarray(c, row[0].dtype))
+            slope, pull = vjp(self.program.slope, stage, (self.params, points[-1], ()), pulled, ())
+            slopes.append(slope)
+            pulls.append(pull)
+        return points, slopes, pulls
+
+    def backwards(self, row, points, pulls, y1_bar, slopes_bar):
+        """Cotangents of the parameters, and the sum of those of the stage values."""
+        method, n = self.program.method, len(points)
+        points_bar, slopes_bar, params_bar = [None] * n, list(slopes_bar), None
+        for i in reversed(range(n)):
+            weights = [method.B[i], *(method.A[j][i] for j in range(i + 1, n))]
+            slopes_bar[i] = leaves.combine(slopes_bar[i], None, weights, [y1_bar, *points_bar[i + 1 :]])
+            p_bar, points_bar[i], _ = pulls[i](slopes_bar[i])
+            params_bar = p_bar if params_bar is None else leaves.add(params_bar, p_bar)
+        if self.is_stacked:
+            params_bar = self.pull_stacked(row, points, slopes_bar)
+        return params_bar, leaves.combine(leaves.zeros_like(y1_bar), None, [1.0] * n, points_bar)
+
+    def pull_stacked(self, row, points, slopes_bar):
+        """Cotangents of the active parameters over the stack of stages."""
+        c = jnp.asarray(self.program.method.C, row[0].dtype)
+        points, slopes_bar = (tuple(map(jnp.stack, zip(*x, strict=True))) for x in (points, slopes_bar))
+
+        def stacked(row, params, points, query):
+            return jax.vmap(lambda c, y: self.program.slope((*row, c), params, y, ()))(c, points)
+
+        primals = self.params, points, ()
+        return vjp(stacked, row, primals, self.active.params, ())[1](slopes_bar)[0]
+
+    def pull_outputs(self, kind, n, row, states, carry, output):
+        """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters."""
+        program, active, query_active = self.program, self.active.params, self.active.queries[kind]
+
+        def more(row, params, states, query):
+            y, y1, slopes = states
+            return program.more_slopes(row, params, y, y1, slopes)
+
+        def all_of_step(carry):
+            (states_bar, params_bar), output = carry
+            points, points_bar, pull_more = states[:2], states_bar[:2], None
+            if program.uses_slopes[kind]:
+                slopes, pull_more = vjp(more, row, (self.params, states, ()), active, ())
+                points = (*points, *slopes)
+                zero = leaves.zeros_like(states_bar[0])
+                points_bar = (*points_bar, *([zero] * len(slopes)))
+
+            def one(count, carry):
+                points_bar, params_bar, queries_bar = carry
+                mask = _is_due(self.record, kind, count, n)
+                query = _queries_at(self.queries[kind], count)
+                primals = self.params, points, query
+                fn = partial(program.output, kind)
+                pull = vjp(fn, row, primals, active, query_active)[1]
+
+                def one_direction(buffers):
+                    bar = tuple(rows.read_each(b, count) for b in buffers)
+                    return pull(leaves.where(mask, bar, leaves.zeros_like(bar)))
+
+                p_bar, x_bar, q_bar = self.over_directions(one_direction, self.outputs_bar[kind])
+                queries_bar = tuple(
+                    self.over_directions(lambda b, q: rows.write_each(b, q, count, mask), b, q)
+                    for b, q in zip(queries_bar, q_bar, strict=True)
+                )
+                points_bar = jax.tree.map(jnp.add, points_bar, x_bar)
+                return points_bar, leaves.add(params_bar, p_bar), queries_bar
+
+            count, queries_bar = output
+            count, (points_bar, params_bar, queries_bar) = _while_due(
+                self.record, kind, n, (count, (points_bar, params_bar, queries_bar)), one, -1
+            )
+            (y_bar, y1_bar, *more_bar), slopes_bar = points_bar, states_bar[2]
+            if pull_more is not None:
+                p_bar, (y_more, y1_more, slopes_more), _ = self.over_directions(pull_more, more_bar)
+                y_bar, y1_bar = leaves.add(y_bar, y_more), leaves.add(y1_bar, y1_more)
+                slopes_bar = jax.tree.map(jnp.add, slopes_bar, slopes_more)
+                params_bar = leaves.add(params_bar, p_bar)
+            return ((y_bar, y1_bar, slopes_bar), params_bar), (count, queries_bar)
+
+        return run_if(_is_due(self.record, kind, output[0], n).any(), all_of_step, (carry, output))
+
+
 def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept_at, kept):
-    """The state at the start of step n, by advance from the last one kept; keeps more on the way."""
+    """(s, *y) at the start of step n, by advance from the last one kept; keeps more on the way."""
     at = schedule.last_kept(n, record.n_steps, stride, capacity)
-    y = tuple(rows.read(leaf, schedule.slot(at, capacity)) for leaf in states)
+    state = tuple(rows.read(leaf, schedule.slot(at, capacity)) for leaf in states)
     top = jnp.maximum(n_kept - 1, 0)
     is_newer = (n_kept > 0) & (kept_at[top] >= at)
-    y = tuple(jnp.where(is_newer, rows.read(a, top), b) for a, b in zip(kept, y, strict=True))
+    state = tuple(jnp.where(is_newer, rows.read(a, top), b) for a, b in zip(kept, state, strict=True))
     at = jnp.where(is_newer, kept_at[top], at)
     n_scratch = kept_at.shape[0]
 
     def advance(carry):
-        at, y, target, n_kept, kept_at, kept = carry
+        at, (s, *y), target, n_kept, kept_at, kept = carry
         free = n_scratch - n_kept
         target = lax.cond(
             (at == target) & (free > 0), lambda: at + schedule.split(n + 1 - at, free), lambda: target
         )
-        row = _row(record, at)
-        y = leaves.where(_is_taken(row, at), _advance(program, row, params, y), y)
+        row, is_taken = _row(record, at, s)
+        y = tuple(y)
+        state = row[1], *leaves.where(is_taken, program.advance(row, params, y)[0], y)
         at = at + 1
         is_kept = (at == target) & (at < n) & (free > 0)
         slot = jnp.minimum(n_kept, n_scratch - 1)
         kept = tuple(
             rows.write(b, jnp.where(is_kept, leaf, rows.read(b, slot)), slot)
-            for b, leaf in zip(kept, y, strict=True)
+            for b, leaf in zip(kept, state, strict=True)
         )
         kept_at = rows.write(kept_at, jnp.where(is_kept, at, kept_at[slot]), slot)
-        return at, y, target, n_kept + is_kept, kept_at, kept
+        return at, state, target, n_kept + is_kept, kept_at, kept
 
-    carry = at, y, at, n_kept, kept_at, kept
-    _, y, _, n_kept, kept_at, kept = lax.while_loop(lambda c: c[0] < n, advance, carry)
-    return y, n_kept, kept_at, kept
-
-
-def _pull_back(program, row, params, params_active, y, y1_bar):
-    """Cotangents of (active parameters, change of the state) of one step.
-
-    With Y_i = y + sum_j a_ij G_j, G_i = slope(Y_i) and y1 = y + sum_i b_i G_i, backwards:
-    G_bar_i = b_i y1_bar + sum_j a_ji Y_bar_j and Y_bar_i = (dG/dY)^T G_bar_i. Many parameters are pulled
-    back once over the stacked (Y_i, G_bar_i): many outer products become one matrix product.
-    """
-    method = program.method
-    is_stacked = _is_stacked(params, params_active, y)
-    pulled = (False,) * len(params_active) if is_stacked else params_active
-    slopes, points, pulls = [], [], []
-    for c, weights in zip(method.C, method.A, strict=True):
-        points.append(leaves.combine(y, None, weights, slopes))
-        stage = (*row, jnp.asarray(c, row[0].dtype))
-        slope, pull = vjp(program.slope, stage, (params, points[-1], ()), pulled, ())
-        slopes.append(slope)
-        pulls.append(pull)
-
-    n = len(points)
-    zero = leaves.zeros_like(y)
-    slopes_bar, points_bar, params_bar = [zero] * n, [zero] * n, ()
-    for i in reversed(range(n)):
-        column = [method.A[j][i] for j in range(i + 1, n)]
-        weights, bars = [method.B[i], *column], [y1_bar, *points_bar[i + 1 :]]
-        slopes_bar[i] = leaves.combine(zero, None, weights, bars)
-        p_bar, points_bar[i], _ = pulls[i](slopes_bar[i])
-        params_bar = leaves.add(params_bar, p_bar) if params_bar else p_bar
-    y_bar = leaves.combine(zero, None, [1.0] * n, points_bar)
-    if is_stacked:
-        params_bar = _pull_back_params(program, row, params, params_active, points, slopes_bar)
-    return params_bar, y_bar
-
-
-def _pull_back_params(program, row, params, params_active, points, slopes_bar):
-    """Cotangents of the active parameters over a stack of stages."""
-    c = jnp.asarray(program.method.C, row[0].dtype)
-    points, slopes_bar = (tuple(map(jnp.stack, zip(*x, strict=True))) for x in (points, slopes_bar))
-
-    def stacked(row, params, points, query):
-        return jax.vmap(lambda c, y: program.slope((*row, c), params, y, ()))(c, points)
-
-    primals = params, points, ()
-    return vjp(stacked, row, primals, params_active, ())[1](slopes_bar)[0]
+    carry = at, state, at, n_kept, kept_at, kept
+    _, state, _, n_kept, kept_at, kept = lax.while_loop(lambda c: c[0] < n, advance, carry)
+    return state, n_kept, kept_at, kept
 
 
 def _is_stacked(params, params_active, y):
@@ -296,20 +346,34 @@ def _is_stacked(params, params_active, y):
 # -- what both share
 
 
-def _row(record, n):
-    return rows.read(record.s, n), rows.read(record.s, n + 1)
+def _origin(record):
+    """The elapsed time at the start, of the shape all elapsed times have."""
+    return jnp.zeros(jnp.broadcast_shapes(record.codes.shape[1:], record.unit.shape), record.unit.dtype)
 
 
-def _is_taken(row, n):
-    """Lane by lane: was this step accepted? The first may have no length, if the span has none."""
-    return (row[1] > row[0]) | (n == 0)
+def _row(record, n, s):
+    """Step n as (s, s1), and lane by lane: was it taken? The first may have no length, if the span has none."""
+    code = rows.read(record.codes, n).astype(s.dtype)
+    s1 = jnp.where(jnp.isinf(code), next_stop(record.stops, s), s + code * record.unit)
+    return (s, s1), (code > 0) | (n == 0)
 
 
-def _advance(program, row, params, y):
-    def slope(c, y):
-        return program.slope((*row, jnp.asarray(c, row[0].dtype)), params, y, ())
+def next_stop(stops, s):
+    """The first of the increasing `stops` (rows) after s, lane by lane; the last one if there is none."""
+    if stops.shape[0] == 1:
+        return jnp.broadcast_to(stops[0], s.shape)
+    return jnp.where(stops > s, stops, stops[-1]).min(axis=0)
 
-    return explicit.advance(program.method, slope, y, None, slope(0.0, y))[0]
+
+def _over(n_directions):
+    """Applies a function in each direction."""
+
+    def over_directions(fn, *args):
+        for _ in range(n_directions):
+            fn = jax.vmap(fn)
+        return fn(*args)
+
+    return over_directions
 
 
 def _queries_at(queries, count):

@@ -2,19 +2,12 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.extend
+import jax.numpy as jnp
 
 from odejax.derivative.program import JaxprFunction
-from odejax.integrate.plan import Capacity
-
-KEPT_BYTES = 2**24  # of states kept for the reverse pass, by default ...
-KEPT_AT_LEAST = 1024  # ... but at least so many states ...
-KEPT_BYTES_AT_MOST = 2**28  # ... in at most so many bytes ...
-KEPT_AT_MOST = 2**14  # ... and never more states than this
-KEPT_MINIMUM = 16  # whatever their size
-RECORDED_STEPS = 2**17  # steps whose size is recorded, by default
-SCRATCH_AT_MOST = 256  # states the reverse pass keeps besides
 
 
 class Traced(NamedTuple):
@@ -25,19 +18,29 @@ class Traced(NamedTuple):
     out: object  # the shapes, as the user's pytree
 
 
-def trace(fn, t, y, args):
-    """Traces `fn(t, y, *args)`; closed-over arrays and tracers become operands."""
-    leaves, tree = jax.tree.flatten((y, args))
-    n_state = len(jax.tree.leaves(y))
+def trace(fn, t, y, args, check_out, like=None):
+    """Traces `fn(t, y, *args)`; closed-over arrays and tracers become operands.
+
+    `check_out` sees the shapes of what it returns, which is cast to the dtypes of `like`.
+    """
+    arrays, others = eqx.partition(args, eqx.is_array)
+    arguments, arguments_tree = jax.tree.flatten(arrays)
+    state, state_tree = jax.tree.flatten(y)
+    out_tree = None
 
     def flat(t, *leaves):
-        arguments, state = leaves[: len(leaves) - n_state], leaves[len(leaves) - n_state :]
-        y, args = jax.tree.unflatten(tree, (*state, *arguments))
-        return fn(t, y, *args)
+        nonlocal out_tree
+        args = eqx.combine(jax.tree.unflatten(arguments_tree, leaves[: len(arguments)]), others)
+        out = fn(t, jax.tree.unflatten(state_tree, leaves[len(arguments) :]), *args)
+        out = jax.tree.map(jnp.asarray, out)
+        check_out(out)
+        if like is not None:
+            out = jax.tree.map(lambda x, y: x.astype(y.dtype), out, like)
+        out, out_tree = jax.tree.flatten(out)
+        return out
 
-    leaves = leaves[n_state:] + leaves[:n_state]
-    closed, out = jax.make_jaxpr(flat, return_shape=True)(t, *leaves)
-    return Traced(closed.jaxpr, list(closed.consts), out)
+    closed, out = jax.make_jaxpr(flat, return_shape=True)(t, *arguments, *state)
+    return Traced(closed.jaxpr, list(closed.consts), jax.tree.unflatten(out_tree, out))
 
 
 def function(traced, theta, n_args):
@@ -45,15 +48,3 @@ def function(traced, theta, n_args):
     constants = tuple(range(len(theta), len(theta) + len(traced.constants)))
     theta.extend(traced.constants)
     return JaxprFunction(traced.jaxpr, constants, tuple(range(n_args)))
-
-
-def capacity(y0, n_lanes, checkpoints):
-    """How many states and steps a record holds; `checkpoints` has the user's wishes or None."""
-    row_bytes = max(1, sum(leaf.size * leaf.dtype.itemsize for leaf in y0))
-    states, steps = checkpoints
-    if states is None:
-        wanted = max(KEPT_BYTES // row_bytes, KEPT_AT_LEAST)
-        states = max(KEPT_MINIMUM, min(KEPT_AT_MOST, KEPT_BYTES_AT_MOST // row_bytes, wanted))
-    steps = RECORDED_STEPS if steps is None else steps
-    kept = 2 ** (states.bit_length() - 1)
-    return Capacity(kept, steps, min(states, SCRATCH_AT_MOST))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import rows
+from odejax.core.flow import run_if
 from odejax.derivative.program import dense_row, position
 from odejax.stepping import explicit
 
@@ -71,14 +72,14 @@ def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
         def emit_one(emitted):
             elapsed = rows.read_each(times, emitted.count) - step.s
             theta = position(loop.sign * elapsed, step.h)
-            y = explicit.interpolate(loop.method, old.y, step.h, slopes, theta)
+            y = explicit.interpolate(loop.method, old.y, step.y1, step.h, slopes, theta)
             values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
             return _write(emitted, values, is_due(emitted), n)
 
         return lax.while_loop(lambda e: is_due(e).any(), emit_one, emitted)
 
     if loop.method.n_extra:
-        return lax.cond(is_due(emitted).any(), emit_all, lambda emitted: emitted, emitted)
+        return run_if(is_due(emitted).any(), emit_all, emitted)
     return emit_all(emitted)
 
 

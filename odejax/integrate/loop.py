@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odejax.core import leaves, rows, status
+from odejax.core import leaves, rows
+from odejax.core.status import Status
 from odejax.derivative import schedule
-from odejax.derivative.program import dense_row, direction, position
-from odejax.derivative.replay import Inputs, Record
+from odejax.derivative.program import direction
+from odejax.derivative.replay import Inputs, Record, next_stop
 from odejax.integrate import emit
 from odejax.stepping import controller, error, explicit
 
+CODE = jnp.bfloat16  # of recorded step sizes: they are rounded to 8 bits, which costs nothing
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
 
@@ -46,7 +48,9 @@ class Solved(NamedTuple):
 
     y1: tuple[jax.Array, ...]
     outputs: tuple[tuple[jax.Array, ...], ...]
-    t1: jax.Array
+    t1: jax.Array  # the time reached
+    y_reached: tuple[jax.Array, ...]  # the last accepted state
+    f_reached: tuple[jax.Array, ...]  # f at both
     status: jax.Array
     stats: Stats
     n_outputs: tuple[jax.Array, ...]
@@ -58,7 +62,7 @@ class Tape(NamedTuple):
 
     n: jax.Array  # rows in use, the same for every lane
     stride: jax.Array  # of kept states
-    s: jax.Array
+    codes: jax.Array
     states: tuple[jax.Array, ...]  # and one row more, for those not kept
 
 
@@ -67,6 +71,7 @@ class Step(NamedTuple):
 
     s: jax.Array
     s1: jax.Array
+    code: jax.Array  # of s1, see `Record`
     h: jax.Array  # signed
     y1: tuple[jax.Array, ...]
     slopes: list[tuple[jax.Array, ...]]
@@ -90,7 +95,7 @@ class Carry(NamedTuple):
 def integrate(plan, inputs: Inputs, numbers: Numbers) -> Solved:
     """Steps from t0 to t1."""
     loop = _Loop(plan, inputs, numbers)
-    carry = lax.while_loop(lambda c: (c.status == status.RUNNING).any(), loop.body, loop.start())
+    carry = lax.while_loop(lambda c: (c.status == Status.RUNNING).any(), loop.body, loop.start())
     return loop.finish(carry)
 
 
@@ -104,6 +109,9 @@ class _Loop:
         self.t1, self.length = t1, jnp.abs(t1 - self.t0)
         self.sign = direction(self.t0, t1)
         self.times = tuple(self.sign * (q[0] - self.t0) if q else None for q in self.queries)
+        self.unit = self.length if plan.is_adaptive else jnp.abs(numbers.controller.h)
+        stops = [times for times in self.times if times is not None] if plan.stops_at_outputs else []
+        self.stops = jnp.concatenate([*stops, self.length[None]])
         self.method = plan.program.method
 
     def field(self, t, y):
@@ -111,17 +119,17 @@ class _Loop:
 
     def start(self):
         lanes = self.t0.ndim
-        k = self.field(self.t0, self.y0)
-        is_finite = leaves.is_finite(k, lanes) & leaves.is_finite(self.y0, lanes)
+        self.k0 = self.field(self.t0, self.y0)
+        is_finite = leaves.is_finite(self.k0, lanes) & leaves.is_finite(self.y0, lanes)
         y = leaves.where(is_finite, self.y0, leaves.zeros_like(self.y0))
-        k = leaves.where(is_finite, k, leaves.zeros_like(k))
-        begin = jnp.where(is_finite, status.RUNNING, status.NON_FINITE_START)
+        k = leaves.where(is_finite, self.k0, leaves.zeros_like(self.k0))
+        begin = jnp.where(is_finite, Status.RUNNING, Status.NON_FINITE_START)
         for times in self.times:
             if times is not None:
                 is_sorted = (times[1:] >= times[:-1]).all(axis=0)
                 is_inside = (times[0] >= 0) & (times[-1] <= self.length)
-                begin = jnp.where(is_sorted & is_inside, begin, status.BAD_TIMES)
-        begin = jnp.where(jnp.isfinite(self.length), begin, status.BAD_TIMES)
+                begin = jnp.where(is_sorted & is_inside, begin, Status.BAD_TIMES)
+        begin = jnp.where(jnp.isfinite(self.length), begin, Status.BAD_TIMES)
         h, n_evals = self._first_step(y, k)
         zero = jnp.zeros_like(self.t0)
         count = jnp.zeros(self.t0.shape, jnp.int32)
@@ -152,12 +160,13 @@ class _Loop:
         if not self.plan.is_recorded:
             return None
         capacity = self.plan.capacity
-        states = tuple(jnp.zeros((capacity.states + 1, *leaf.shape), leaf.dtype) for leaf in y)
-        s = jnp.zeros((capacity.steps + 1, *self.t0.shape), self.t0.dtype)
-        return Tape(jnp.int32(0), jnp.int32(1), s, states)
+        kept = self.t0, *y
+        states = tuple(jnp.zeros((capacity.states + 1, *leaf.shape), leaf.dtype) for leaf in kept)
+        codes = jnp.zeros((capacity.steps, *self.t0.shape), CODE)
+        return Tape(jnp.int32(0), jnp.int32(1), codes, states)
 
     def body(self, old):
-        is_running = old.status == status.RUNNING
+        is_running = old.status == Status.RUNNING
         step = self.step(old, is_running)
         is_accepted, h, memory, is_finite = self.control(old, step)
         is_accepted &= is_running
@@ -166,27 +175,23 @@ class _Loop:
         return self.select(old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape)
 
     def step(self, old, is_running):
-        s, s1, h = old.s, *self._end_of_step(old)
-        t, h = self.t0 + self.sign * s, jnp.where(is_running, self.sign * h, 0.0)
+        s, (s1, code) = old.s, self._end_of_step(old)
+        t, h = self.t0 + self.sign * s, jnp.where(is_running, self.sign * (s1 - s), 0.0)
 
         def slope(c, y):
             return self.field(t + c * h, y)
 
         y1, slopes = explicit.step(self.method, slope, old.y, h, old.k)
-        return Step(s, s1, h, y1, slopes)
+        return Step(s, s1, code, h, y1, slopes)
 
     def _end_of_step(self, old):
-        """Where the next step ends, and its size: exactly their difference."""
-        end = self.length
-        if self.plan.stops_at_outputs:
-            for times, emitted in zip(self.times, old.outputs, strict=True):
-                if times is not None:
-                    stop = rows.read_each(times, emitted.count)
-                    is_ahead = (emitted.count < times.shape[0]) & (stop > old.s)
-                    end = jnp.where(is_ahead, jnp.minimum(end, stop), end)
+        """Where the next step ends, and the code that says so."""
+        end = next_stop(self.stops, old.s)
         stretch = LAST_STEP_STRETCH if self.plan.is_adaptive else CONSTANT_STEP_STRETCH
-        s1 = jnp.where(old.s + stretch * old.h >= end, end, old.s + old.h)
-        return s1, s1 - old.s
+        is_end = old.s + stretch * old.h >= end
+        code = jnp.where(self.unit > 0, old.h / self.unit, 0.0).astype(CODE)
+        s1 = jnp.where(is_end, end, old.s + code.astype(end.dtype) * self.unit)
+        return s1, jnp.where(is_end, jnp.inf, code).astype(CODE)
 
     def control(self, old, step):
         """(accept?, next size, memory, was the attempt finite?)"""
@@ -199,7 +204,7 @@ class _Loop:
         is_accepted, h, memory = controller.control(
             numbers.controller, method.error_order + 1, ratio, size, old.memory
         )
-        h = jnp.where(is_accepted & (size < old.h), jnp.maximum(h, old.h), h)  # it was cut at a stop
+        h = jnp.where(is_accepted & jnp.isinf(step.code), jnp.maximum(h, old.h), h)  # it was cut at a stop
         return is_accepted, h, memory, jnp.isfinite(ratio)
 
     def emit(self, old, step, is_accepted):
@@ -217,10 +222,11 @@ class _Loop:
         stride = schedule.stride_after(tape.stride, tape.n, capacity)
         is_kept = (tape.n & (stride - 1)) == 0
         slot = jnp.where(is_kept, schedule.slot(tape.n, capacity), capacity)
-        states = tuple(rows.write(b, leaf, slot) for b, leaf in zip(tape.states, old.y, strict=True))
-        s = rows.write(tape.s, jnp.where(is_accepted, step.s1, step.s), tape.n + 1)
+        kept = old.s, *old.y
+        states = tuple(rows.write(b, leaf, slot) for b, leaf in zip(tape.states, kept, strict=True))
+        codes = rows.write(tape.codes, jnp.where(is_accepted, step.code, 0).astype(CODE), tape.n)
         n = tape.n + is_accepted.any()
-        return Tape(n, jnp.where(n > tape.n, stride, tape.stride), s, states)
+        return Tape(n, jnp.where(n > tape.n, stride, tape.stride), codes, states)
 
     def select(self, old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape):
         stats = self._count(old, step, is_running, is_accepted, outputs)
@@ -257,22 +263,22 @@ class _Loop:
             is_stuck = ~is_accepted & (h < smallest)
         else:
             is_stuck = ~is_accepted | (old.s + old.h <= old.s)
-        reason = jnp.where(is_finite, status.STEP_UNDERFLOW, status.NON_FINITE)
-        new = jnp.where(is_stuck, reason, status.RUNNING)
+        reason = jnp.where(is_finite, Status.STEP_UNDERFLOW, Status.NON_FINITE)
+        new = jnp.where(is_stuck, reason, Status.RUNNING)
         n_attempts = stats.num_accepted + stats.num_rejected
-        new = jnp.where((new == status.RUNNING) & (n_attempts >= self.numbers.max_steps), status.MAX_STEPS, new)
+        new = jnp.where((new == Status.RUNNING) & (n_attempts >= self.numbers.max_steps), Status.MAX_STEPS, new)
         if tape is not None:
-            is_full = (new == status.RUNNING) & (tape.n >= tape.s.shape[0] - 1)
-            new = jnp.where(is_full, status.RECORD_FULL, new)
+            is_full = (new == Status.RUNNING) & (tape.n >= tape.codes.shape[0])
+            new = jnp.where(is_full, Status.RECORD_FULL, new)
         for output, emitted in zip(self.plan.outputs, outputs, strict=True):
             if output.save is None:
-                is_full = (new == status.RUNNING) & (emitted.count >= output.count)
-                new = jnp.where(is_full, status.DENSE_FULL, new)
-        new = jnp.where(is_accepted & (s >= self.length), status.SUCCESS, new)
-        return jnp.where(old.status == status.RUNNING, new, old.status).astype(jnp.int32)
+                is_full = (new == Status.RUNNING) & (emitted.count >= output.count)
+                new = jnp.where(is_full, Status.DENSE_FULL, new)
+        new = jnp.where(is_accepted & (s >= self.length), Status.SUCCESS, new)
+        return jnp.where(old.status == Status.RUNNING, new, old.status).astype(jnp.int32)
 
     def finish(self, carry):
-        has_failed = carry.status != status.SUCCESS
+        has_failed = carry.status != Status.SUCCESS
         y1 = tuple(jnp.where(leaves.along(has_failed, leaf), jnp.nan, leaf) for leaf in carry.y)
         t1 = jnp.where(has_failed, self.t0 + self.sign * carry.s, self.t1)
         counts = tuple(e.count for e in carry.outputs)
@@ -280,6 +286,9 @@ class _Loop:
         if carry.tape is not None:
             steps = tuple(e.step for e in carry.outputs)
             tape = carry.tape
-            record = Record(tape.n, tape.s, tape.states, steps, counts, has_failed)
+            unit, stops = self.unit + 0 * self.t0, self.stops
+            record = Record(tape.n, tape.codes, unit, stops, tape.states, steps, counts, has_failed)
         outputs = tuple(e.buffers for e in carry.outputs)
-        return Solved(y1, outputs, t1, carry.status, carry.stats, counts, record)
+        has_begun = carry.status != Status.NON_FINITE_START
+        y, k = leaves.where(has_begun, carry.y, self.y0), leaves.where(has_begun, carry.k, self.k0)
+        return Solved(y1, outputs, t1, y, k, carry.status, carry.stats, counts, record)

@@ -1,7 +1,9 @@
 """The static choices of one solve."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from odejax.core.transform import LaneFunction, Lanes
 from odejax.derivative.program import JaxprFunction, Program
@@ -26,13 +28,39 @@ class Output:
     save: LaneFunction | None  # None: the step itself, for dense evaluation
 
 
-@dataclass(frozen=True)
-class Capacity:
+class Capacity(NamedTuple):
     """Rows of the record of one solve."""
 
     states: int  # kept, a power of two
     steps: int  # whose sizes are recorded
     scratch: int  # states that the reverse pass may keep besides
+
+
+# The record is written as the solve goes, but a buffer must be zeroed first. So the defaults keep that
+# below the cost of some tens of steps. Of the pairs (rows, bytes) that one which allows most rows counts.
+KEPT = ((2**14, 2**22), (2**11, 2**24), (2**10, 2**25), (2**5, 2**28))
+KEPT_AT_LEAST = 8
+SCRATCH_AT_MOST = 256
+CODE_BYTES = 2  # of a recorded step
+RECORDED = ((2**18, 2**21), (2**14, 2**30))
+RECORDED_AT_LEAST = 2**10
+
+
+def capacity(row_bytes, n_lanes, room):
+    """How much room a record has; `room` is what the user wishes, as (states, steps), each may be None.
+
+    Wishes are for each lane. By default many lanes share what one lane would have.
+    """
+    states, steps = room
+    if states is None:
+        states = _rows(KEPT, row_bytes * n_lanes, KEPT_AT_LEAST)
+    if steps is None:
+        steps = _rows(RECORDED, CODE_BYTES * n_lanes, RECORDED_AT_LEAST)
+    return Capacity(2 ** (states.bit_length() - 1), steps, min(states, SCRATCH_AT_MOST))
+
+
+def _rows(choices, row_bytes, at_least):
+    return max(at_least, *(min(most, size // row_bytes) for most, size in choices))
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,8 @@ class Plan:
     program: Program
     field: LaneFunction
     outputs: tuple[Output, ...]
-    capacity: Capacity
+    row_bytes: int  # of the state of one lane
+    room: tuple[int | None, int | None]  # wished for the record: (states, steps)
     is_adaptive: bool
     stops_at_outputs: bool  # step exactly to the times of timed outputs
     has_dt0: bool
@@ -52,6 +81,17 @@ class Plan:
     @property
     def lanes(self):
         return self.program.lanes
+
+    @property
+    def n_stops(self):
+        """How many times steps end on exactly, the end of the span included."""
+        counts = (o.count for o in self.outputs if o.is_timed)
+        return 1 + (sum(counts) if self.stops_at_outputs else 0)
+
+    @property
+    def capacity(self):
+        """Rows of the record."""
+        return capacity(self.row_bytes, max(1, math.prod(self.lanes)), self.room)
 
     def recorded(self):
         """The plan of a solve that leaves a record for its derivatives."""

@@ -11,7 +11,7 @@ from odejax.core.transform import select
 from odejax.derivative import linear_maps
 from odejax.derivative.linear_maps import Mapped, Static
 from odejax.derivative.replay import Active, Inputs, Record, Results
-from odejax.integrate.loop import Numbers, Solved, Stats, integrate
+from odejax.integrate.loop import CODE, Numbers, Solved, Stats, integrate
 
 
 def solve(plan, inputs: Inputs, numbers: Numbers) -> Solved:
@@ -36,13 +36,18 @@ def _solved_of(plan, inputs, make):
         capacity = plan.capacity
         record = Record(
             make((), jnp.int32),
-            make((capacity.steps + 1, *lanes), time),
-            tuple(make((capacity.states + 1, *x.shape), x.dtype) for x in inputs.y0),
+            make((capacity.steps, *lanes), CODE),
+            real,
+            make((plan.n_stops, *lanes), time),
+            (
+                make((capacity.states + 1, *lanes), time),
+                *(make((capacity.states + 1, *x.shape), x.dtype) for x in inputs.y0),
+            ),
             tuple(make((output.count, *lanes), jnp.int32) for output in plan.outputs),
             counts,
             make(lanes, jnp.bool_),
         )
-    return Solved(y1, outputs, real, count, Stats(count, count, count, real, real), counts, record)
+    return Solved(y1, outputs, real, y1, y1, count, Stats(count, count, count, real, real), counts, record)
 
 
 def _out_tree(plan, inputs):
@@ -100,7 +105,9 @@ def _batch(operands, axes, *, plan, in_tree):
     record = solved.record and Record(
         None,
         1,
-        (1,) * len(inputs.y0),
+        0,
+        1,
+        (1,) * (1 + len(inputs.y0)),
         (1,) * len(plan.outputs),
         (0,) * len(plan.outputs),
         0,
@@ -109,6 +116,8 @@ def _batch(operands, axes, *, plan, in_tree):
         (0,) * len(inputs.y0),
         tuple((1,) * len(o) for o in solved.outputs),
         0,
+        (0,) * len(inputs.y0),
+        (0,) * len(inputs.y0),
         0,
         Stats(0, 0, 0, 0, 0),
         (0,) * len(plan.outputs),

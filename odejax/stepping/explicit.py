@@ -3,6 +3,9 @@
 `slope(c, y)` gives the slope at t + c h. It may come scaled by h already; then `h` is None here.
 """
 
+import jax.numpy as jnp
+from jax import lax
+
 from odejax.core import leaves
 
 
@@ -34,17 +37,21 @@ def errors(tableau, h, slopes):
     return [leaves.combine(zero, h, row, slopes) for row in tableau.E]
 
 
-def interpolate(tableau, y, h, slopes, theta):
-    """The continuous extension at `theta` in [0, 1], a value per lane."""
+def interpolate(tableau, y, y1, h, slopes, theta):
+    """The continuous extension at `theta` in [0, 1], a value per lane.
+
+    At 1, where the sum over stages cancels, it is y1 to the last bit; its derivatives in theta stay.
+    """
     out = []
     for index, leaf in enumerate(y):
         x = leaves.along(theta, leaf).astype(leaves.real_dtype(leaf))
-        total = sum(
-            _polynomial(row, x) * k[index] for row, k in zip(tableau.P, slopes, strict=True) if any(row)
-        )
+        terms = [(row, k[index]) for row, k in zip(tableau.P, slopes, strict=True) if any(row)]
+        total = sum(_polynomial(row, x) * k for row, k in terms)
+        total_1 = sum(_polynomial(row, lax.stop_gradient(x)) * k for row, k in terms)
         if h is not None:
-            total = total * leaves.along(h, leaf).astype(x.dtype)
-        out.append(leaf + total)
+            size = leaves.along(h, leaf).astype(x.dtype)
+            total, total_1 = size * total, size * total_1
+        out.append(jnp.where(x == 1, y1[index] + (total - total_1), leaf + total))
     return tuple(out)
 
 

@@ -1,0 +1,292 @@
+"""What `solve` accepts: each argument checked, completed and brought into one form.
+
+Checks that need numbers are made when the numbers are known (outside `jit`); shapes, structures and types
+are always checked. Every message names the argument, says what was got and what to do.
+"""
+
+import difflib
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odejax.stepping.controller import ConstantStep, PIController, PIDController
+from odejax.tableaus import METHODS, ExplicitTableau
+
+DEFAULT_TOLERANCES = {  # (rtol, atol) by the precision of the state
+    "float64": (1e-6, 1e-9),
+    "float32": (1e-4, 1e-6),
+    "bfloat16": (1e-1, 1e-2),
+    "float16": (1e-2, 1e-3),
+}
+SMALLEST_RTOL = 4  # in units of the precision's rounding error
+DENSE_STEPS = 4096  # recorded by dense=True
+
+
+class Checkpoints(NamedTuple):
+    """Room for derivatives in reverse mode.
+
+    Args:
+        states: how many states the solve keeps for the reverse pass, which keeps up to 256 more. Rounded
+            down to a power of two. Default: what fits into 16 MB, but between 1024 and 16384; for states so
+            large that 1024 of them exceed 256 MB, what fits into 256 MB, and never fewer than 16.
+        steps: how many accepted steps can be differentiated. Default: 131072, at 8 bytes each.
+    """
+
+    states: int | None = None
+    steps: int | None = None
+
+
+def time_dtype():
+    """Times have the highest precision enabled, whatever that of the state."""
+    return jnp.result_type(float)
+
+
+def is_known(x) -> bool:
+    """Is the value of this number or array known now?"""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def is_array_or_number(x) -> bool:
+    return eqx.is_array(x) or isinstance(x, (bool, int, float, complex, np.ndarray, np.generic))
+
+
+def state(y0) -> Any:
+    """`y0` with inexact arrays as leaves."""
+    paths, _ = jax.tree.flatten_with_path(y0)
+    if not paths:
+        raise ValueError(f"`y0` has no arrays in it: got {y0!r}. Pass an array or a pytree of arrays.")
+    for path, leaf in paths:
+        name = "y0" + jax.tree_util.keystr(path)
+        if not is_array_or_number(leaf):
+            raise TypeError(f"`{name}` must be an array or a number, got {type(leaf).__name__}.")
+        if np.size(leaf) == 0:
+            raise ValueError(f"`{name}` is empty (shape {np.shape(leaf)}). Leave empty arrays out.")
+    return jax.tree.map(_inexact, y0)
+
+
+def _inexact(x):
+    dtype = jnp.result_type(x)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.result_type(float)
+    if isinstance(x, (float, complex)):
+        dtype = jnp.result_type(type(x))
+    return jnp.asarray(x, dtype)
+
+
+def real_dtype(y0):
+    """The precision of the state."""
+    return jnp.finfo(jnp.result_type(*jax.tree.leaves(y0))).dtype
+
+
+def span(t_span):
+    """(t0, t1) as scalars."""
+    try:
+        t0, t1 = t_span
+    except (TypeError, ValueError):
+        raise ValueError(f"`t_span` must be a pair (t0, t1), got {t_span!r}.") from None
+    return _time("t_span[0]", t0), _time("t_span[1]", t1)
+
+
+def _time(name, t):
+    if not is_array_or_number(t) or jnp.issubdtype(jnp.result_type(t), jnp.complexfloating):
+        raise TypeError(f"`{name}` must be a real number, got {t!r}.")
+    if np.shape(t) != ():
+        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(t)}. Use jax.vmap for many spans.")
+    if is_known(t) and not np.isfinite(t):
+        raise ValueError(f"`{name}` must be finite, got {t}.")
+    return jnp.asarray(t, time_dtype())
+
+
+def output_times(t_eval, t_span):
+    """`t_eval` as a vector, or None."""
+    if t_eval is None:
+        return None
+    if not is_array_or_number(t_eval):
+        t_eval = jnp.asarray(t_eval)
+    if np.ndim(t_eval) != 1:
+        raise ValueError(
+            f"`t_eval` must be a vector of times, got shape {np.shape(t_eval)}. Use jax.vmap for several."
+        )
+    if np.size(t_eval) == 0:
+        raise ValueError("`t_eval` is empty. Pass None for the state at t1 only.")
+    times = jnp.asarray(t_eval, time_dtype())
+    if all(map(is_known, (times, *t_span))):
+        _check_times(np.asarray(times), *map(float, t_span))
+    return times
+
+
+def _check_times(times, t0, t1):
+    sign = 1.0 if t1 >= t0 else -1.0
+    if not np.isfinite(times).all():
+        raise ValueError(f"`t_eval` must be finite, got {times[~np.isfinite(times)][0]}.")
+    falls = np.flatnonzero(sign * np.diff(times) < 0)
+    if falls.size:
+        i = falls[0]
+        sense = "increasing" if sign > 0 else "decreasing, as t1 < t0"
+        raise ValueError(
+            f"`t_eval` must be {sense}: t_eval[{i}] = {times[i]} is followed by {times[i + 1]}. Sort it."
+        )
+    for t in (times[0], times[-1]):
+        if not min(t0, t1) <= t <= max(t0, t1):
+            raise ValueError(f"`t_eval` must lie inside `t_span` = ({t0}, {t1}), got {t}.")
+
+
+def find_method(method) -> ExplicitTableau:
+    """The method of that name, or the one given."""
+    if isinstance(method, ExplicitTableau):
+        return method
+    if not isinstance(method, str):
+        raise TypeError(f"`method` must be a name or an odejax.ExplicitTableau, got {method!r}.")
+    name = method.lower()
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f'Did you mean "{near[0]}"? ' if near else ""
+        raise ValueError(f"`method` {method!r} is not known. {hint}Known are: {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def find_controller(controller, method):
+    """The controller given, or the default one."""
+    if controller is None:
+        controller = PIController()
+    if not isinstance(controller, (PIDController, ConstantStep)):
+        raise TypeError(
+            "`controller` must be an odejax.PIController, PIDController or ConstantStep, "
+            f"got {controller!r}."
+        )
+    if isinstance(controller, PIDController) and not method.is_adaptive:
+        raise ValueError(
+            f"`method` {method.name!r} has no error estimate, so its steps cannot adapt. "
+            "Pass controller=odejax.ConstantStep(h)."
+        )
+    for name, value in vars(controller).items():
+        if name != "exact_t_eval" and np.shape(value) != ():
+            raise ValueError(f"`controller.{name}` must be a scalar, got shape {np.shape(value)}.")
+    if isinstance(controller, ConstantStep) and is_known(controller.h) and not controller.h > 0:
+        raise ValueError(f"`controller.h` must be positive, got {controller.h}.")
+    return jax.tree.map(lambda x: jnp.asarray(x, time_dtype()), controller)
+
+
+def tolerances(rtol, atol, y0):
+    """(rtol, atol), each a tuple with an entry for each leaf of the state."""
+    real = real_dtype(y0)
+    default_rtol, default_atol = DEFAULT_TOLERANCES[str(real)]
+    rtol = _tolerance("rtol", default_rtol if rtol is None else rtol, y0)
+    atol = _tolerance("atol", default_atol if atol is None else atol, y0)
+    for r, a, leaf in zip(rtol, atol, jax.tree.leaves(y0), strict=True):
+        if not (is_known(r) and is_known(a)):
+            continue
+        smallest = SMALLEST_RTOL * float(jnp.finfo(leaf.dtype).eps)
+        if ((np.asarray(r) > 0) & (np.asarray(r) < smallest)).any():
+            raise ValueError(
+                f"`rtol` = {np.min(r):.3g} is below what {leaf.dtype} can resolve. "
+                f"Use at least {smallest:.1g}, or a state of higher precision."
+            )
+        if ((np.asarray(r) == 0) & (np.asarray(a) == 0)).any():
+            raise ValueError("`rtol` and `atol` must not both be 0.")
+    return rtol, atol
+
+
+def _tolerance(name, value, y0):
+    leaves, tree = jax.tree.flatten(y0)
+    values, value_tree = jax.tree.flatten(value)
+    if value_tree != tree:
+        if value_tree != jax.tree.structure(0):
+            raise ValueError(
+                f"`{name}` must be a number, an array or a pytree like `y0` ({tree}), got {value_tree}."
+            )
+        values = [value] * len(leaves)
+    out = []
+    for v, leaf in zip(values, leaves, strict=True):
+        if not is_array_or_number(v) or jnp.issubdtype(jnp.result_type(v), jnp.complexfloating):
+            raise TypeError(f"`{name}` must be real, got {v!r}.")
+        if is_known(v) and not (np.asarray(v) >= 0).all():
+            raise ValueError(f"`{name}` must not be negative or NaN, got {v}.")
+        if np.shape(v) != () and np.broadcast_shapes(np.shape(v), leaf.shape) != leaf.shape:
+            raise ValueError(f"`{name}` of shape {np.shape(v)} does not fit a leaf of `y0` of shape {leaf.shape}.")
+        v = jnp.asarray(v, jnp.finfo(leaf.dtype).dtype)
+        out.append(v if v.ndim == 0 else v.reshape((1,) * (leaf.ndim - v.ndim) + v.shape))
+    return tuple(out)
+
+
+def first_step(dt0):
+    """`dt0`, or None for the automatic choice."""
+    if dt0 is None:
+        return None
+    dt0 = _time("dt0", dt0)
+    if is_known(dt0) and dt0 == 0:
+        raise ValueError("`dt0` must not be 0. Pass None for an automatic first step.")
+    return dt0
+
+
+def step_limit(max_steps):
+    """`max_steps` as an integer scalar."""
+    if not jnp.issubdtype(jnp.result_type(max_steps), jnp.integer) or np.shape(max_steps) != ():
+        raise TypeError(f"`max_steps` must be an integer, got {max_steps!r}.")
+    if is_known(max_steps) and not 0 < max_steps < 2**31:
+        raise ValueError(f"`max_steps` must be positive and below 2**31, got {max_steps}.")
+    return jnp.asarray(max_steps, jnp.int32)
+
+
+def count(name, value, least=1):
+    """A static number of rows, or None."""
+    if value is None or value is False:
+        return None
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+    return int(value)
+
+
+def dense_capacity(dense):
+    return DENSE_STEPS if dense is True else count("dense", dense)
+
+
+def room(checkpoints) -> Checkpoints:
+    """`checkpoints` as `Checkpoints`."""
+    if checkpoints is None:
+        return Checkpoints()
+    if isinstance(checkpoints, Checkpoints):
+        return Checkpoints(count("checkpoints.states", checkpoints.states), count("checkpoints.steps", checkpoints.steps))
+    return Checkpoints(count("checkpoints", checkpoints))
+
+
+def arguments(args):
+    """`args` as a tuple whose numbers are arrays."""
+    if not isinstance(args, tuple):
+        raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. For one argument write args=(p,).")
+    for path, leaf in jax.tree.flatten_with_path(args)[0]:
+        if not is_array_or_number(leaf) and not callable(leaf):
+            name = "args" + jax.tree_util.keystr(path)
+            raise TypeError(
+                f"`{name}` must be an array or a number, got {type(leaf).__name__}. "
+                "Let f close over what is not a number."
+            )
+    return args
+
+
+def check_slope(out, y0):
+    """Does f return the structure and shapes of `y0`, with numbers in them?"""
+    wanted, got = jax.tree.structure(y0), jax.tree.structure(out)
+    if wanted != got:
+        raise TypeError(f"`f` must return dy/dt with the structure of `y0`, {wanted}; it returned {got}.")
+    for (path, k), y in zip(jax.tree.flatten_with_path(out)[0], jax.tree.leaves(y0), strict=True):
+        name = "dy" + jax.tree_util.keystr(path)
+        if k.shape != y.shape:
+            raise ValueError(f"`f` must return arrays of the shapes of `y0`: {name} is {k.shape}, not {y.shape}.")
+        if not jnp.issubdtype(k.dtype, jnp.inexact):
+            raise TypeError(f"`f` must return floating point numbers: {name} is {k.dtype}.")
+        if jnp.issubdtype(k.dtype, jnp.complexfloating) and not jnp.issubdtype(y.dtype, jnp.complexfloating):
+            raise TypeError(f"`f` returned complex numbers ({name}) for a real `y0`. Make `y0` complex.")
+
+
+def check_saved(out):
+    """Does `save_fn` return arrays?"""
+    if not jax.tree.leaves(out):
+        raise TypeError("`save_fn` must return an array or a pytree of arrays, got nothing.")
+    for path, x in jax.tree.flatten_with_path(out)[0]:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            name = "save_fn(...)" + jax.tree_util.keystr(path)
+            raise TypeError(f"`save_fn` must return floating point numbers: {name} is {x.dtype}.")

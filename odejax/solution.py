@@ -1,0 +1,202 @@
+"""What a solve gives: the solution, its statistics, and its failure in words."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odejax.core.status import Status
+
+
+class SolveError(RuntimeError):
+    """A solve did not reach t1. `status` says why, `t` how far it came."""
+
+    def __init__(self, message: str, status: Status, t: float):
+        super().__init__(message)
+        self.status = status
+        self.t = t
+
+
+class Statistics(eqx.Module):
+    """What a solve took; under `vmap` one number for each lane. No derivative."""
+
+    num_accepted: jax.Array  # steps that were taken
+    num_rejected: jax.Array  # attempts that were repeated with a smaller step
+    num_f_evals: jax.Array  # evaluations of f, those of the first step and of dense output included
+    min_step: jax.Array  # size of the smallest accepted step, but for the last; inf if there is none
+    min_step_at: jax.Array  # the time that step started from
+    num_saved: jax.Array  # rows of `ys` in use
+
+    @property
+    def num_steps(self):
+        """Attempted steps."""
+        return self.num_accepted + self.num_rejected
+
+
+class Dense(eqx.Module):
+    """The steps as polynomials: y(t + x (t1 - t)) = y + sum_j x^(j+1) columns[j]."""
+
+    t: jax.Array  # (steps,): where each step starts; NaN where there is none
+    t1: jax.Array  # (steps,): where it ends
+    y: Any  # leaves (steps, ...)
+    columns: Any  # leaves (steps, degree, ...)
+    count: jax.Array  # steps in use
+
+    def locate(self, t):
+        """(index of the step that holds t, position in it in [0, 1], is t inside at all?)"""
+        last = jnp.maximum(self.count - 1, 0)
+        sign = jnp.where(self.t1[last] >= self.t[0], 1.0, -1.0)
+        starts = jnp.where(jnp.arange(self.t.shape[0]) < self.count, sign * self.t, jnp.inf)
+        index = jnp.clip(jnp.searchsorted(starts, sign * t, side="right") - 1, 0, last)
+        is_inside = (sign * t >= sign * self.t[0]) & (sign * t <= sign * self.t1[last])
+        h = self.t1[index] - self.t[index]
+        return index, h, jnp.where(h == 0, 0.0, (t - self.t[index]) / jnp.where(h == 0, 1.0, h)), is_inside
+
+    def value(self, t):
+        index, _, x, is_inside = self.locate(t)
+
+        def leaf(y, columns):
+            p = columns[index]
+            total = jnp.zeros_like(y[index])
+            for j in reversed(range(p.shape[0])):
+                total = (total + p[j]) * x.astype(jnp.finfo(p.dtype).dtype)
+            return jnp.where(is_inside, y[index] + total, jnp.nan)
+
+        return jax.tree.map(leaf, self.y, self.columns)
+
+    def slope(self, t):
+        index, h, x, is_inside = self.locate(t)
+
+        def leaf(columns):
+            p = columns[index]
+            total = jnp.zeros_like(p[0])
+            for j in reversed(range(p.shape[0])):
+                total = total * x.astype(jnp.finfo(p.dtype).dtype) + (j + 1) * p[j]
+            return jnp.where(is_inside, total / h.astype(jnp.finfo(p.dtype).dtype), jnp.nan)
+
+        return jax.tree.map(leaf, self.columns)
+
+
+class Solution(eqx.Module):
+    """The solution of an initial value problem; under `vmap` every field has the lane axis first.
+
+    `sol(t)` and `sol.derivative(t)` evaluate it anywhere in the span, if it was solved with `dense`.
+    """
+
+    ts: jax.Array  # (n,): the times of `ys`
+    ys: Any  # leaves (n, ...): the state, or what `save_fn` made of it, NaN where it was not reached
+    t1: jax.Array  # the time reached: the end of `t_span` on success
+    y1: Any  # the state at the end of `t_span`; NaN if it was not reached
+    y_reached: Any  # the last accepted state, at `t1`; no derivative
+    status: jax.Array  # a number of `Status`
+    stats: Statistics
+    dense: Dense | None
+    f_reached: Any  # f at (t1, y_reached), to explain a failure with; no derivative
+
+    @property
+    def success(self) -> jax.Array:
+        """Did the solve reach the end of `t_span`?"""
+        return self.status == Status.SUCCESS
+
+    def __call__(self, t):
+        """The state at `t`, an array of times or one; NaN outside of what was solved."""
+        return self._evaluate(Dense.value, t)
+
+    def derivative(self, t):
+        """dy/dt at `t`: the derivative of `sol(t)`."""
+        return self._evaluate(Dense.slope, t)
+
+    def _evaluate(self, fn, t):
+        if self.dense is None:
+            raise ValueError("This solution has no dense output. Call odejax.solve(..., dense=True).")
+        dense, t = self.dense, jnp.asarray(t, self.ts.dtype)
+        out = jax.vmap(lambda t: fn(dense, t))(t.reshape(-1))
+        return jax.tree.map(lambda x: x.reshape(*t.shape, *x.shape[1:]), out)
+
+    def __repr__(self):
+        if any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in (self.status, self.t1)):
+            shapes = jax.tree.map(lambda x: jax.typeof(x).str_short(), self.ys)
+            return f"Solution(lanes or traced; ts: {jax.typeof(self.ts).str_short()}, ys: {shapes})"
+        status, stats = Status(int(self.status)), self.stats
+        smallest = (
+            f", the smallest {float(stats.min_step):.3g} at t = {float(stats.min_step_at):.6g}"
+            if np.isfinite(stats.min_step)
+            else ""
+        )
+        return (
+            f"Solution: {status.sentence} (t = {float(self.t1):.6g})\n"
+            f"  steps: {int(stats.num_accepted)} accepted, {int(stats.num_rejected)} rejected{smallest}; "
+            f"{int(stats.num_f_evals)} evaluations of f\n"
+            f"  y1: {_brief(self.y1)}"
+        )
+
+
+def _brief(tree):
+    text = " ".join(np.array2string(np.asarray(x), precision=6, threshold=6) for x in jax.tree.leaves(tree))
+    return text if len(text) < 90 else text[:87] + "..."
+
+
+def check(solution: Solution) -> Solution:
+    """The solution, or an error if it failed.
+
+    Args:
+        solution: what `solve` returned, of one lane or many.
+
+    Returns:
+        The same solution. Under `jit` use this one, so that the check is not optimised away.
+
+    Raises:
+        SolveError: outside `jit`, if any lane failed.
+        equinox.EquinoxRuntimeError: inside `jit`, likewise.
+    """
+    if isinstance(solution.status, jax.core.Tracer):
+        return _check_traced(solution)
+    status = np.asarray(solution.status)
+    failed = np.argwhere(status != Status.SUCCESS)
+    if not failed.size:
+        return solution
+    lane = tuple(failed[0])
+    raise SolveError(_explain(solution, lane, len(failed), status.size), Status(int(status[lane])),
+                     float(np.asarray(solution.t1)[lane]))
+
+
+def _check_traced(solution):
+    messages = [f"odejax.solve: {s.sentence}. Try this: {s.advice}." for s in Status]
+    is_failed = solution.status != Status.SUCCESS
+    worst = jnp.max(solution.status)
+    return eqx.branched_error_if(solution, is_failed, worst, messages)
+
+
+def _explain(solution, lane, n_failed, n_lanes):
+    """One plain sentence: what, at which t, which component, what to try."""
+    status = Status(int(np.asarray(solution.status)[lane]))
+    t = float(np.asarray(solution.t1)[lane])
+    where = f"at t = {t:.9g}"
+    if n_lanes > 1:
+        where = f"in {n_failed} of {n_lanes} lanes, first in lane {lane if len(lane) > 1 else lane[0]}, {where}"
+    component = ""
+    if status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NON_FINITE_START, Status.MAX_STEPS):
+        component = _component(solution, lane)
+    steps = int(np.asarray(solution.stats.num_steps)[lane])
+    return f"odejax.solve failed {where}, after {steps} steps: {status.sentence}{component}. Try this: {status.advice}."
+
+
+def _component(solution, lane):
+    """The component that is not finite, or else the one that changes fastest for its size."""
+    worst, name = -1.0, ""
+    slopes = jax.tree.flatten_with_path(solution.f_reached)[0]
+    for (path, k), y in zip(slopes, jax.tree.leaves(solution.y_reached), strict=True):
+        k, y = np.abs(np.asarray(k)[lane]), np.abs(np.asarray(y)[lane])
+        with np.errstate(all="ignore"):
+            rate = np.where(np.isfinite(k) & np.isfinite(y), k / (y + np.finfo(y.dtype).tiny), np.inf)
+        rate = np.nan_to_num(rate, posinf=np.finfo(rate.dtype).max)
+        index = np.unravel_index(np.argmax(rate), rate.shape)
+        if rate[index] > worst:
+            at = "".join(f"[{i}]" for i in index)
+            is_finite = np.isfinite(k[index]) and np.isfinite(y[index])
+            worst = rate[index]
+            what = "which changes fastest" if is_finite else "which is not finite"
+            name = f"; look at y{jax.tree_util.keystr(path)}{at}, {what}"
+    return name
