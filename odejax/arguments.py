@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,10 +30,13 @@ class Checkpoints(NamedTuple):
     """Room for derivatives in reverse mode.
 
     Args:
-        states: how many states the solve keeps for the reverse pass, which keeps up to 256 more. Rounded
-            down to a power of two. Default: what fits into 16 MB, but between 1024 and 16384; for states so
-            large that 1024 of them exceed 256 MB, what fits into 256 MB, and never fewer than 16.
-        steps: how many accepted steps can be differentiated. Default: 131072, at 8 bytes each.
+        states: how many states the solve keeps for the reverse pass, which keeps as many more, but at most
+            256. Rounded down to a power of two. Default: 16384 if they fit into 4 MB, else 2048 if they fit
+            into 16 MB, 1024 into 32 MB, or 32 into 256 MB: what allows most of them, and never less than 8.
+        steps: how many accepted steps can be differentiated, at 2 bytes each. Default: 262144.
+
+    Both are for each lane under `vmap`. The defaults are shared: many lanes together keep what one would, but
+    record at least 16384 steps each, if that fits into 1 GB.
     """
 
     states: int | None = None
@@ -154,8 +158,7 @@ def find_controller(controller, method):
         controller = PIController()
     if not isinstance(controller, (PIDController, ConstantStep)):
         raise TypeError(
-            "`controller` must be an odejax.PIController, PIDController or ConstantStep, "
-            f"got {controller!r}."
+            f"`controller` must be an odejax.PIController, PIDController or ConstantStep, got {controller!r}."
         )
     if isinstance(controller, PIDController) and not method.is_adaptive:
         raise ValueError(
@@ -206,7 +209,9 @@ def _tolerance(name, value, y0):
         if is_known(v) and not (np.asarray(v) >= 0).all():
             raise ValueError(f"`{name}` must not be negative or NaN, got {v}.")
         if np.shape(v) != () and np.broadcast_shapes(np.shape(v), leaf.shape) != leaf.shape:
-            raise ValueError(f"`{name}` of shape {np.shape(v)} does not fit a leaf of `y0` of shape {leaf.shape}.")
+            raise ValueError(
+                f"`{name}` of shape {np.shape(v)} does not fit a leaf of `y0` of shape {leaf.shape}."
+            )
         v = jnp.asarray(v, jnp.finfo(leaf.dtype).dtype)
         out.append(v if v.ndim == 0 else v.reshape((1,) * (leaf.ndim - v.ndim) + v.shape))
     return tuple(out)
@@ -249,14 +254,18 @@ def room(checkpoints) -> Checkpoints:
     if checkpoints is None:
         return Checkpoints()
     if isinstance(checkpoints, Checkpoints):
-        return Checkpoints(count("checkpoints.states", checkpoints.states), count("checkpoints.steps", checkpoints.steps))
+        return Checkpoints(
+            count("checkpoints.states", checkpoints.states), count("checkpoints.steps", checkpoints.steps)
+        )
     return Checkpoints(count("checkpoints", checkpoints))
 
 
 def arguments(args):
     """`args` as a tuple whose numbers are arrays."""
     if not isinstance(args, tuple):
-        raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. For one argument write args=(p,).")
+        raise TypeError(
+            f"`args` must be a tuple, got {type(args).__name__}. For one argument write args=(p,)."
+        )
     for path, leaf in jax.tree.flatten_with_path(args)[0]:
         if not is_array_or_number(leaf) and not callable(leaf):
             name = "args" + jax.tree_util.keystr(path)
@@ -275,7 +284,9 @@ def check_slope(out, y0):
     for (path, k), y in zip(jax.tree.flatten_with_path(out)[0], jax.tree.leaves(y0), strict=True):
         name = "dy" + jax.tree_util.keystr(path)
         if k.shape != y.shape:
-            raise ValueError(f"`f` must return arrays of the shapes of `y0`: {name} is {k.shape}, not {y.shape}.")
+            raise ValueError(
+                f"`f` must return arrays of the shapes of `y0`: {name} is {k.shape}, not {y.shape}."
+            )
         if not jnp.issubdtype(k.dtype, jnp.inexact):
             raise TypeError(f"`f` must return floating point numbers: {name} is {k.dtype}.")
         if jnp.issubdtype(k.dtype, jnp.complexfloating) and not jnp.issubdtype(y.dtype, jnp.complexfloating):

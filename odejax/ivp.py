@@ -4,14 +4,16 @@ from functools import partial
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax import lax
 
 from odejax import arguments
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program, Slope
-from odejax.derivative.replay import Inputs
-from odejax.integrate import build, progress as bar
+from odejax.derivative.record import Inputs
+from odejax.integrate import build
+from odejax.integrate import progress as bar
 from odejax.integrate.loop import Numbers
 from odejax.integrate.plan import AtTime, Output, Plan
 from odejax.integrate.primitive import solve as run
@@ -21,7 +23,8 @@ from odejax.stepping.controller import PIDController
 
 def solve(
     f, y0, t_span, args=(), *, t_eval=None, method="tsit5", rtol=None, atol=None, dt0=None, controller=None,
-    max_steps=100_000, save_fn=None, save_steps=None, dense=False, checkpoints=None, throw=None, progress=False,
+    max_steps=100_000, save_fn=None, save_steps=None, dense=False, checkpoints=None, throw=None,
+    progress=False,
 ):  # fmt: skip
     r"""Solves dy/dt = f(t, y, *args), y(t0) = y0, and has every derivative.
 
@@ -50,12 +53,13 @@ def solve(
         atol: absolute tolerance in units of y, likewise. Default: 1e-9 (float32: 1e-6).
         dt0: size of the first step, in units of t. Default: chosen from f and the tolerances.
         controller: `odejax.PIController()`, the default, `PIDController(...)` or `ConstantStep(h)`.
-        max_steps: the solve fails after so many attempted steps. A limit, not a size: nothing costs more for it.
+        max_steps: the solve fails after so many attempted steps. A limit, not a size: it costs nothing.
         save_fn: `save_fn(t, y, *args)` is what is saved in `ys`. Default: y.
         save_steps: save after each of the first `save_steps` accepted steps, instead of `t_eval`; unused rows
             are NaN, and `stats.num_saved` is the number of the others.
         dense: True, or a number of steps to make room for: `sol(t)` evaluates the solution anywhere.
-        checkpoints: how many states are kept for reverse mode, or an `odejax.Checkpoints`. Default: about 16 MB.
+        checkpoints: how many states are kept for reverse mode, or an `odejax.Checkpoints`, which has the
+            defaults.
         throw: True: a failure raises, inside `jit` too (by equinox). False: it never does. Default: it
             raises outside of `jit`; inside, the failure is data, and `odejax.check(sol)` raises.
         progress: True shows a bar (needs tqdm), or a function to call with the fraction done in [0, 1].
@@ -143,17 +147,15 @@ class _Problem:
         self.method, self.save_steps, self.dense_steps, self.room, _ = options
         self.t_span, self.args, self.save_fn = t_span, args, save_fn
         leaves, self.tree = jax.tree.flatten(y0)
-        self.y0, self.time = tuple(leaves), jax.ShapeDtypeStruct((), arguments.real_dtype(y0))
+        self.y0, self.time = tuple(leaves), t_span[0].astype(arguments.real_dtype(y0))
         self.theta = jax.tree.leaves(eqx.filter(args, eqx.is_array))
-        self.n_args = len(self.theta)
         self.y0_tree = y0
-        self.f = self._function(f, lambda out: arguments.check_slope(out, y0), like=y0)[0]
+        self.f = self._function(f, lambda out: arguments.check_slope(out, y0), like=y0).function
         self.slope = Slope(self.f)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
 
     def _function(self, fn, check_out, like=None):
-        traced = build.trace(fn, self.time, self.y0_tree, self.args, check_out, like)
-        return build.function(traced, self.theta, self.n_args), traced.out
+        return build.trace(fn, self.time, self.y0_tree, self.args, self.theta, check_out, like)
 
     def add_saved(self, count, times):
         """Rows of what `save_fn` makes of the state: at `times`, or after each step."""
@@ -162,7 +164,12 @@ class _Problem:
         leaves, self.saved_tree = jax.tree.flatten(out)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         t = () if times is not None else (jax.ShapeDtypeStruct((), self.t_span[0].dtype),)
-        self._add(Output(count, times is not None, AtTime(save)), save, t + shapes, () if times is None else (times,))
+        self._add(
+            Output(count, times is not None, AtTime(save)),
+            save,
+            t + shapes,
+            () if times is None else (times,),
+        )
 
     def add_dense(self, count):
         """Rows of whole steps."""
@@ -207,7 +214,7 @@ class _Problem:
         else:
             ts, ys = self.t_span[1][None], self._saved_at_end(y1)
             num_saved = (solved.status == 0).astype(jnp.int32)
-        stats = Statistics(*solved.stats, num_saved)
+        stats = Statistics(**solved.stats._asdict(), num_saved=num_saved)
         reached = lax.stop_gradient(unflatten(solved.y_reached))
         return Solution(
             ts, ys, solved.t1, y1, reached, solved.status, stats, dense, unflatten(solved.f_reached)

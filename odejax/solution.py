@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -155,11 +156,14 @@ def check(solution: Solution) -> Solution:
         return _check_traced(solution)
     status = np.asarray(solution.status)
     failed = np.argwhere(status != Status.SUCCESS)
-    if not failed.size:
+    if not len(failed):
         return solution
     lane = tuple(failed[0])
-    raise SolveError(_explain(solution, lane, len(failed), status.size), Status(int(status[lane])),
-                     float(np.asarray(solution.t1)[lane]))
+    raise SolveError(
+        _explain(solution, lane, len(failed), status.size),
+        Status(int(status[lane])),
+        float(np.asarray(solution.t1)[lane]),
+    )
 
 
 def _check_traced(solution):
@@ -175,12 +179,15 @@ def _explain(solution, lane, n_failed, n_lanes):
     t = float(np.asarray(solution.t1)[lane])
     where = f"at t = {t:.9g}"
     if n_lanes > 1:
-        where = f"in {n_failed} of {n_lanes} lanes, first in lane {lane if len(lane) > 1 else lane[0]}, {where}"
+        where = (
+            f"in {n_failed} of {n_lanes} lanes, first in lane {lane if len(lane) > 1 else lane[0]}, {where}"
+        )
     component = ""
     if status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NON_FINITE_START, Status.MAX_STEPS):
         component = _component(solution, lane)
     steps = int(np.asarray(solution.stats.num_steps)[lane])
-    return f"odejax.solve failed {where}, after {steps} steps: {status.sentence}{component}. Try this: {status.advice}."
+    what = f"{status.sentence}{component}"
+    return f"odejax.solve failed {where}, after {steps} steps: {what}. Try this: {status.advice}."
 
 
 def _component(solution, lane):

@@ -152,9 +152,7 @@ def test_dense_output_joins_smoothly(tableau):
     p = np.array(tableau.P)
     rounding = 1e-14 * abs(p).max() * p.shape[1]
     first, last = np.eye(len(p))[[0, tableau.n_stages]]
-    np.testing.assert_allclose(
-        p.sum(axis=1), padded(tableau.B, tableau).astype(float), atol=rounding
-    )
+    np.testing.assert_allclose(p.sum(axis=1), padded(tableau.B, tableau).astype(float), atol=rounding)
     np.testing.assert_allclose(p[:, 0], first, atol=0)  # the slope at the start is f(t0, y0)
     np.testing.assert_allclose(p @ np.arange(1, p.shape[1] + 1), last, atol=rounding)
 
@@ -234,9 +232,7 @@ def test_converges_at_its_order(tableau):
     assert rate(coarse[1], fine[1], 4) > min(tableau.order, tableau.dense_order + 1) - 0.2
 
 
-@pytest.mark.parametrize(
-    "tableau", [t for t in METHODS.values() if t.is_adaptive], ids=lambda t: t.name
-)
+@pytest.mark.parametrize("tableau", [t for t in METHODS.values() if t.is_adaptive], ids=lambda t: t.name)
 def test_error_estimate_shrinks_at_its_order(tableau):
     def estimate(h: float) -> float:
         _, k = step(tableau, 0.8, solution(0.8), h)

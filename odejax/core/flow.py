@@ -1,11 +1,36 @@
-"""Control flow."""
+"""Control flow, in place and under `shard_map`."""
 
+import jax
+import jax.numpy as jnp
 from jax import lax
 
 
+def while_loop(is_going, body, init):
+    """`lax.while_loop`, for a carry of which only parts vary over the axes of a mesh when it starts."""
+
+    def aligned(carry):
+        leaves, tree = jax.tree.flatten(carry)
+        return jax.tree.unflatten(tree, same_variation(leaves))
+
+    return lax.while_loop(is_going, lambda carry: aligned(body(carry)), aligned(init))
+
+
 def run_if(is_wanted, fn, carry):
-    """`fn(carry)` if the predicate holds, else `carry`: a `while_loop` of one turn at most.
+    """`fn(carry)` if the predicate holds, else `carry`: a loop of one turn at most.
 
     `lax.cond` copies what it hands through, buffers included; a loop updates them in place.
     """
-    return lax.while_loop(lambda c: c[0], lambda c: (False, fn(c[1])), (is_wanted, carry))[1]
+    return while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), fn(c[1])), (is_wanted, carry))[1]
+
+
+def same_variation(operands):
+    """Operands that all vary over the mesh axes that any of them varies over (under `shard_map`)."""
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in operands))
+    if not axes:
+        return operands
+
+    def vary(x):
+        missing = axes - jax.typeof(x).manual_axis_type.varying
+        return lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+    return [vary(jnp.asarray(x)) for x in operands]

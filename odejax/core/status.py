@@ -56,7 +56,7 @@ _SENTENCES = {
         "pass `dense=` a larger number of steps, or use `t_eval`",
     ),
     Status.BAD_TIMES: (
-        "`t_eval` is not increasing in the direction of integration, leaves `t_span`, or a time is not finite",
+        "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",
         "sort `t_eval` and keep it inside `t_span`",
     ),
 }

@@ -56,8 +56,14 @@ class Doubled:
         params, params_dot = split_doubled(params, self.params_active)
         query, query_dot = split_doubled(query, self.query_active[: len(query)])
         state, state_dot = split_doubled(state, (True,) * (len(state) // 2))
-        out, out_dot = jvp(self.inner, row, (params, state, query), (params_dot, state_dot, query_dot),
-                           self.params_active, self.query_active[: len(query)])
+        out, out_dot = jvp(
+            self.inner,
+            row,
+            (params, state, query),
+            (params_dot, state_dot, query_dot),
+            self.params_active,
+            self.query_active[: len(query)],
+        )
         return out + out_dot
 
 
@@ -90,9 +96,7 @@ def select(leaves, active):
 def merge(leaves, active_leaves, active):
     """`leaves` with the active ones exchanged for `active_leaves`."""
     values = iter(active_leaves)
-    return tuple(
-        next(values) if is_active else leaf for leaf, is_active in zip(leaves, active, strict=True)
-    )
+    return tuple(next(values) if is_active else leaf for leaf, is_active in zip(leaves, active, strict=True))
 
 
 def split_doubled(leaves, active):

@@ -8,6 +8,7 @@ size is t1 - t0 - s and moves with both ends, all other sizes are constants.
 from dataclasses import dataclass, replace
 
 import jax
+import jax.core
 import jax.extend
 import jax.numpy as jnp
 from jax import lax
@@ -20,17 +21,15 @@ from odejax.tableaus import ExplicitTableau
 
 @dataclass(frozen=True)
 class JaxprFunction:
-    """A user's function of (t, arguments, state) as a jaxpr; its identity is its value."""
+    """A user's function of (t, parameters, state) as a jaxpr; its identity is its value."""
 
     jaxpr: jax.extend.core.Jaxpr
-    constants: tuple[int, ...]  # which parameters are its constants
-    arguments: tuple[int, ...]  # and which its arguments
+    time_dtype: jnp.dtype  # of t, as the user's function sees it
+    operands: tuple[int, ...]  # which of the solve's parameters it takes
 
     def __call__(self, t, theta, y):
-        constants = [theta[i] for i in self.constants]
-        arguments = [theta[i] for i in self.arguments]
-        t = t.astype(self.jaxpr.invars[0].aval.dtype)
-        return tuple(jax.core.eval_jaxpr(self.jaxpr, constants, t, *arguments, *y))
+        operands = [theta[i] for i in self.operands]
+        return tuple(jax.core.eval_jaxpr(self.jaxpr, (), t.astype(self.time_dtype), *operands, *y))
 
 
 def direction(t0, t1):
@@ -128,8 +127,7 @@ class Program:
         """The program of states beside their tangents; `query_active` is one tuple for each output."""
         slope = Doubled(self.slope, params_active, ())
         outputs = tuple(
-            Doubled(fn, params_active, active)
-            for fn, active in zip(self.outputs, query_active, strict=True)
+            Doubled(fn, params_active, active) for fn, active in zip(self.outputs, query_active, strict=True)
         )
         return replace(
             self,

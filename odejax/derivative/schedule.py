@@ -12,9 +12,11 @@ All functions take Python integers or traced ones.
 """
 
 import jax.numpy as jnp
-from jax import lax
+
+from odejax.core.flow import while_loop
 
 COUNT_BITS = 31  # step numbers are int32
+LARGEST_PRODUCT = 2**30
 
 
 def stride_after(stride, n, capacity):
@@ -39,7 +41,7 @@ def slot(n, capacity: int):
 
 def final_stride(n_steps, capacity: int):
     """The stride of the record after `n_steps` steps."""
-    return lax.while_loop(lambda s: capacity * s < n_steps, lambda s: 2 * s, jnp.int32(1))
+    return while_loop(lambda s: capacity * s < n_steps, lambda s: 2 * s, 0 * n_steps + 1)
 
 
 def last_kept(n, n_steps, stride, capacity: int):
@@ -61,10 +63,12 @@ def split(length, free):
     that suffices. Any split that leaves both parts within their own bounds is optimal; this is the one
     that advances least.
     """
-    _, reach, reach_1, reach_2 = lax.while_loop(
+    zero = 0 * jnp.asarray(length)
+    free = jnp.minimum(free, LARGEST_PRODUCT // length)  # hardly ever less; keeps `reach` an int32
+    _, reach, reach_1, reach_2 = while_loop(
         lambda c: c[1] < length,
         lambda c: (c[0] + 1, c[1] * (free + 2 + c[0]) // (c[0] + 1), c[1], c[2]),
-        (jnp.int32(0), jnp.int32(1), jnp.int32(0), jnp.int32(0)),
+        (zero, zero + 1, zero, zero),
     )
     rest = reach - reach_1  # what the part after the checkpoint can be at most, by Pascal's rule
     return jnp.clip(length - rest, jnp.maximum(reach_2, 1), length - 1)

@@ -4,24 +4,26 @@ from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.extend
 import jax.numpy as jnp
 
+from odejax.core import jaxprs
+from odejax.core.flow import same_variation
 from odejax.derivative.program import JaxprFunction
 
 
 class Traced(NamedTuple):
-    """A user's function as a jaxpr of (t, arguments, state), its hoisted constants and its output."""
+    """A user's function, and its output as the user's pytree of shapes."""
 
-    jaxpr: jax.extend.core.Jaxpr
-    constants: list[jax.Array]
-    out: object  # the shapes, as the user's pytree
+    function: JaxprFunction
+    out: object
 
 
-def trace(fn, t, y, args, check_out, like=None):
-    """Traces `fn(t, y, *args)`; closed-over arrays and tracers become operands.
+def trace(fn, t, y, args, theta, check_out, like=None):
+    """Traces `fn(t, y, *args)` once, as a function of (t, parameters, state).
 
-    `check_out` sees the shapes of what it returns, which is cast to the dtypes of `like`.
+    `theta`, the solve's parameters, holds the arrays of `args` first. What the function closes over, arrays
+    and tracers, is appended, and so is all that it computes from parameters alone: that is done here, once.
+    `check_out` sees what the function returns, which is cast to the dtypes of `like`.
     """
     arrays, others = eqx.partition(args, eqx.is_array)
     arguments, arguments_tree = jax.tree.flatten(arrays)
@@ -39,12 +41,40 @@ def trace(fn, t, y, args, check_out, like=None):
         out, out_tree = jax.tree.flatten(out)
         return out
 
-    closed, out = jax.make_jaxpr(flat, return_shape=True)(t, *arguments, *state)
-    return Traced(closed.jaxpr, list(closed.consts), jax.tree.unflatten(out_tree, out))
+    t, *operands = same_variation([t, *arguments, *state])
+    closed, out = jax.make_jaxpr(flat, return_shape=True)(t, *operands)
+    function = _hoisted(closed, [t, *operands], len(state), theta)
+    return Traced(function, jax.tree.unflatten(out_tree, out))
 
 
-def function(traced, theta, n_args):
-    """The traced function with its constants appended to the parameters `theta`, after `n_args` arguments."""
-    constants = tuple(range(len(theta), len(theta) + len(traced.constants)))
-    theta.extend(traced.constants)
-    return JaxprFunction(traced.jaxpr, constants, tuple(range(n_args)))
+def _hoisted(closed, operands, n_state, theta):
+    """The traced function without constants, and without what need not be computed in the loop."""
+    constants = list(closed.consts)
+    n_constants, n_arguments = len(constants), len(operands) - 1 - n_state
+    values, jaxpr = [*constants, *operands], closed.jaxpr
+    if jaxprs.has_calls(jaxpr):
+        jaxpr = jax.make_jaxpr(lambda *values: jaxprs.evaluate_jaxpr(closed.jaxpr, values))(*values).jaxpr
+    given = [*jaxpr.constvars, *jaxpr.invars]
+    parts = jaxprs.split(jaxpr, [False] * n_constants + [True] + [False] * n_arguments + [True] * n_state)
+    environment = dict(zip(given, values, strict=True))
+    jaxprs.evaluate(parts.before, environment)
+    kept = [environment[v] for v in parts.kept]
+
+    def within(t, *leaves):
+        parameters, state = leaves[:-n_state], leaves[-n_state:]
+        arguments, constants = parameters[:n_arguments], parameters[n_arguments:]
+        inner = dict(zip(given, [*constants[:n_constants], t, *arguments, *state], strict=True))
+        inner.update(zip(parts.kept, constants[n_constants:], strict=True))
+        read = jaxprs.evaluate(parts.within, inner)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    t, *others = operands
+    arguments, state = others[:n_arguments], others[n_arguments:]
+    added = [*constants, *kept]
+    if kept or added or jaxpr is not closed.jaxpr:
+        made = jax.make_jaxpr(within)(t, *arguments, *added, *state)
+        jaxpr = made.jaxpr
+        assert not made.consts, "every constant is an operand here"
+    indices = (*range(n_arguments), *range(len(theta), len(theta) + len(added)))
+    theta.extend(added)
+    return JaxprFunction(jaxpr, t.dtype, indices)

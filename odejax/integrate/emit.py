@@ -4,10 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from odejax.core import rows
-from odejax.core.flow import run_if
+from odejax.core.flow import run_if, while_loop
 from odejax.derivative.program import dense_row, position
 from odejax.stepping import explicit
 
@@ -76,7 +75,7 @@ def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
             values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
             return _write(emitted, values, is_due(emitted), n)
 
-        return lax.while_loop(lambda e: is_due(e).any(), emit_one, emitted)
+        return while_loop(lambda e: is_due(e).any(), emit_one, emitted)
 
     if loop.method.n_extra:
         return run_if(is_due(emitted).any(), emit_all, emitted)
@@ -92,11 +91,8 @@ def _with_extra(loop, old, step, t):
 
 def _write(emitted, values, mask, n):
     count = emitted.count
-    buffers = tuple(
-        rows.write_each(b, v, count, mask) for b, v in zip(emitted.buffers, values, strict=True)
-    )
+    buffers = tuple(rows.write_each(b, v, count, mask) for b, v in zip(emitted.buffers, values, strict=True))
     step = emitted.step
     if step is not None:
         step = rows.write_each(step, jnp.broadcast_to(n, count.shape).astype(jnp.int32), count, mask)
     return Emitted(count + mask, buffers, step)
-

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from odejax.core import leaves, rows
+from odejax.core.flow import while_loop
 from odejax.core.status import Status
 from odejax.derivative import schedule
 from odejax.derivative.program import direction
-from odejax.derivative.replay import Inputs, Record, next_stop
-from odejax.integrate import emit
+from odejax.derivative.record import Inputs, Record, next_stop
+from odejax.integrate import emit, progress
 from odejax.stepping import controller, error, explicit
 
 CODE = jnp.bfloat16  # of recorded step sizes: they are rounded to 8 bits, which costs nothing
@@ -90,12 +90,13 @@ class Carry(NamedTuple):
     stats: Stats
     outputs: tuple[emit.Emitted, ...]
     tape: Tape | None
+    percent_told: jax.Array | None  # how much of the solve has been reported
 
 
 def integrate(plan, inputs: Inputs, numbers: Numbers) -> Solved:
     """Steps from t0 to t1."""
     loop = _Loop(plan, inputs, numbers)
-    carry = lax.while_loop(lambda c: (c.status == Status.RUNNING).any(), loop.body, loop.start())
+    carry = while_loop(lambda c: (c.status == Status.RUNNING).any(), loop.body, loop.start())
     return loop.finish(carry)
 
 
@@ -138,8 +139,17 @@ class _Loop:
             emit.init(self.plan, kind, y, self.plan.is_recorded) for kind in range(len(self.queries))
         )
         return Carry(
-            zero, h, y, k, controller.init(zero), begin.astype(jnp.int32), is_finite, stats, outputs,
+            zero,
+            h,
+            y,
+            k,
+            controller.init(zero),
+            begin.astype(jnp.int32),
+            is_finite,
+            stats,
+            outputs,
             self._empty_tape(y),
+            progress.init(self.plan.on_progress, zero),
         )
 
     def _first_step(self, y, k):
@@ -150,9 +160,7 @@ class _Loop:
             h, n_evals = jnp.abs(self.numbers.dt0), 1
         else:
             rtol, atol = self.numbers.rtol, self.numbers.atol
-            h = error.first_step(
-                self.method, self.field, self.t0, self.sign, self.length, y, k, rtol, atol
-            )
+            h = error.first_step(self.method, self.field, self.t0, self.sign, self.length, y, k, rtol, atol)
             n_evals = 2
         return jnp.minimum(h, control.max_step), n_evals
 
@@ -242,6 +250,7 @@ class _Loop:
             stats,
             outputs,
             tape,
+            progress.tell(self.plan.on_progress, old.percent_told, s, self.length),
         )
 
     def _count(self, old, step, is_running, is_accepted, outputs):
@@ -259,14 +268,18 @@ class _Loop:
     def _next_status(self, old, s, h, is_accepted, is_finite, stats, outputs, tape):
         eps = jnp.finfo(s.dtype).eps
         if self.plan.is_adaptive:
-            smallest = jnp.maximum(self.numbers.controller.min_step, jnp.maximum(4 * eps * s, eps**2 * self.length))
+            smallest = jnp.maximum(
+                self.numbers.controller.min_step, jnp.maximum(4 * eps * s, eps**2 * self.length)
+            )
             is_stuck = ~is_accepted & (h < smallest)
         else:
             is_stuck = ~is_accepted | (old.s + old.h <= old.s)
         reason = jnp.where(is_finite, Status.STEP_UNDERFLOW, Status.NON_FINITE)
         new = jnp.where(is_stuck, reason, Status.RUNNING)
         n_attempts = stats.num_accepted + stats.num_rejected
-        new = jnp.where((new == Status.RUNNING) & (n_attempts >= self.numbers.max_steps), Status.MAX_STEPS, new)
+        new = jnp.where(
+            (new == Status.RUNNING) & (n_attempts >= self.numbers.max_steps), Status.MAX_STEPS, new
+        )
         if tape is not None:
             is_full = (new == Status.RUNNING) & (tape.n >= tape.codes.shape[0])
             new = jnp.where(is_full, Status.RECORD_FULL, new)

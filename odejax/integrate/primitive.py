@@ -1,57 +1,62 @@
 """The loop as a JAX primitive: its derivative walks the record, its batching adds lanes."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from odejax.core.flow import same_variation
+from odejax.core.primitives import result_type
 from odejax.core.transform import select
 from odejax.derivative import linear_maps
-from odejax.derivative.linear_maps import Mapped, Static
-from odejax.derivative.replay import Active, Inputs, Record, Results
+from odejax.derivative.lanes import Mapped, inputs_in_lanes
+from odejax.derivative.linear_maps import Static
+from odejax.derivative.record import Active, Inputs, Record, Results
 from odejax.integrate.loop import CODE, Numbers, Solved, Stats, integrate
 
 
 def solve(plan, inputs: Inputs, numbers: Numbers) -> Solved:
     """`integrate`, differentiable with respect to the inputs."""
     operands, in_tree = jax.tree.flatten((inputs, numbers))
-    out = _integrate_p.bind(*operands, plan=plan, in_tree=in_tree)
+    out = _integrate_p.bind(*same_variation(operands), plan=plan, in_tree=in_tree)
     return jax.tree.unflatten(_out_tree(plan, inputs), out)
 
 
-def _solved_of(plan, inputs, make):
-    """A `Solved` of `make(shape, dtype)` for each leaf."""
+def _describe(plan, inputs, describe: Callable[..., Any]) -> Any:
+    """A `Solved` of `describe(shape, dtype, lane_axis)` for each array; no axis: the same for all lanes."""
     lanes, time = plan.lanes, inputs.params[0].dtype
+    count, real = describe(lanes, jnp.int32, 0), describe(lanes, time, 0)
+    state = tuple(describe(y.shape, y.dtype, 0) for y in inputs.y0)
     outputs = tuple(
-        tuple(make((output.count, *lanes, *x.shape), x.dtype) for x in shapes)
+        tuple(describe((output.count, *lanes, *x.shape), x.dtype, 1) for x in shapes)
         for output, shapes in zip(plan.outputs, plan.program.output_shapes, strict=True)
     )
-    y1 = tuple(make(x.shape, x.dtype) for x in inputs.y0)
-    count, real = make(lanes, jnp.int32), make(lanes, time)
     counts = (count,) * len(outputs)
     record = None
     if plan.is_recorded:
         capacity = plan.capacity
+        kept = [(lanes, time), *((y.shape, y.dtype) for y in inputs.y0)]
         record = Record(
-            make((), jnp.int32),
-            make((capacity.steps, *lanes), CODE),
-            real,
-            make((plan.n_stops, *lanes), time),
-            (
-                make((capacity.states + 1, *lanes), time),
-                *(make((capacity.states + 1, *x.shape), x.dtype) for x in inputs.y0),
-            ),
-            tuple(make((output.count, *lanes), jnp.int32) for output in plan.outputs),
-            counts,
-            make(lanes, jnp.bool_),
+            n_steps=describe((), jnp.int32, None),
+            codes=describe((capacity.steps, *lanes), CODE, 1),
+            unit=real,
+            stops=describe((plan.n_stops, *lanes), time, 1),
+            states=tuple(describe((capacity.states + 1, *shape), dtype, 1) for shape, dtype in kept),
+            output_step=tuple(describe((output.count, *lanes), jnp.int32, 1) for output in plan.outputs),
+            n_outputs=counts,
+            has_failed=describe(lanes, jnp.bool_, 0),
         )
-    return Solved(y1, outputs, real, y1, y1, count, Stats(count, count, count, real, real), counts, record)
+    stats = Stats(count, count, count, real, real)
+    return Solved(state, outputs, real, state, state, count, stats, counts, record)
 
 
 def _out_tree(plan, inputs):
-    return jax.tree.structure(_solved_of(plan, inputs, lambda shape, dtype: 0))
+    return jax.tree.structure(_describe(plan, inputs, lambda *_: 0))
 
 
 def _run_flat(*operands, plan, in_tree):
@@ -63,8 +68,8 @@ _run_jitted = partial(jax.jit, static_argnames=("plan", "in_tree"))(_run_flat)
 
 def _abstract(*avals, plan, in_tree):
     inputs, _ = jax.tree.unflatten(in_tree, avals)
-    solved = _solved_of(plan, inputs, jax.ShapeDtypeStruct)
-    return [jax.core.ShapedArray(x.shape, x.dtype) for x in jax.tree.leaves(solved)]
+    shapes = _describe(plan, inputs, lambda shape, dtype, _: jax.ShapeDtypeStruct(shape, dtype))
+    return [result_type(shape, avals) for shape in jax.tree.leaves(shapes)]
 
 
 def _jvp(primals, tangents, *, plan, in_tree):
@@ -98,34 +103,17 @@ def _batch(operands, axes, *, plan, in_tree):
     size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
     inputs, numbers = jax.tree.unflatten(in_tree, pairs)
     mapped = (True, True, *(x.axis is not None for x in inputs.params[2:]))
-    inputs = linear_maps.inputs_in_lanes(inputs, mapped, size)
+    inputs = inputs_in_lanes(inputs, mapped, size)
     numbers = jax.tree.map(lambda x: x.to(0, size), numbers)
     plan = plan.in_lanes(size, tuple(0 if m else None for m in mapped))
     solved = solve(plan, inputs, numbers)
-    record = solved.record and Record(
-        None,
-        1,
-        0,
-        1,
-        (1,) * (1 + len(inputs.y0)),
-        (1,) * len(plan.outputs),
-        (0,) * len(plan.outputs),
-        0,
-    )
-    solved_axes = Solved(
-        (0,) * len(inputs.y0),
-        tuple((1,) * len(o) for o in solved.outputs),
-        0,
-        (0,) * len(inputs.y0),
-        (0,) * len(inputs.y0),
-        0,
-        Stats(0, 0, 0, 0, 0),
-        (0,) * len(plan.outputs),
-        record,
-    )
-    axes = jax.tree.leaves(solved_axes, is_leaf=lambda x: x is None)
-    out = jax.tree.leaves(solved)
-    return out, axes[: len(out)] if solved.record is None else axes
+    axes = jax.tree.leaves(_describe(plan, inputs, lambda *what: what[-1:]), is_leaf=_is_axis)
+    return jax.tree.leaves(solved), [axis for (axis,) in axes]
+
+
+def _is_axis(x):
+    """Is this (axis,), one of `_describe` as asked above?"""
+    return type(x) is tuple and len(x) == 1 and (x[0] is None or isinstance(x[0], int))
 
 
 _integrate_p = Primitive("odejax_integrate")

@@ -1,6 +1,11 @@
 """A progress bar for long solves: at most 100 unordered messages from the loop to the host."""
 
 import importlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
 
 UPDATES = 100  # at most
 
@@ -13,19 +18,45 @@ def callback(progress):
         importlib.import_module("tqdm")  # fails here, not in the loop
         return _show
     if not callable(progress):
-        raise TypeError(f"`progress` must be True, False or a function of the fraction done, got {progress!r}.")
+        raise TypeError(
+            f"`progress` must be True, False or a function of the fraction done, got {progress!r}."
+        )
     return progress
 
 
-_bars = {}
+def init(on_progress, like):
+    """Nothing told yet."""
+    return None if on_progress is None else jnp.zeros_like(like.min(), jnp.int32)
+
+
+def tell(on_progress, told, s, length):
+    """Tells the host how far the slowest lane is, if that is a percent more than it knows."""
+    if on_progress is None:
+        return None
+    fraction = jnp.where(length > 0, s / jnp.where(length > 0, length, 1.0), 1.0).min()
+    done = (UPDATES * fraction).astype(jnp.int32)
+
+    def send():
+        jax.debug.callback(_call, fraction, on_progress=on_progress)
+
+    lax.cond(done > told, send, lambda: None)
+    return jnp.maximum(done, told)
+
+
+def _call(fraction, on_progress):
+    on_progress(float(fraction))
+
+
+_bars: dict[str, Any] = {}
 
 
 def _show(fraction):
+    """One bar for all solves that run at a time: they are not told apart."""
     from tqdm.auto import tqdm
 
-    bar = _bars.get("solve")
-    if bar is None:
-        bar = _bars["solve"] = tqdm(total=UPDATES, desc="odejax", unit="%")
-    bar.update(max(0, round(UPDATES * float(fraction)) - bar.n))
+    if "solve" not in _bars:
+        _bars["solve"] = tqdm(total=UPDATES, desc="odejax", unit="%")
+    bar = _bars["solve"]
+    bar.update(max(0, round(UPDATES * fraction) - bar.n))
     if fraction >= 1.0:
         _bars.pop("solve").close()

@@ -1,5 +1,7 @@
 """The size of an error relative to the tolerances, and the first step that meets them."""
 
+from functools import reduce
+
 import jax.numpy as jnp
 
 from odejax.core import leaves
@@ -21,11 +23,8 @@ def scale(y, y1, rtol, atol):
 
 def sum_of_squares(state, scales, n_lane_axes):
     """sum |state / scale|^2 over each lane."""
-    total = 0.0
-    for leaf, s in zip(state, scales, strict=True):
-        ratio = jnp.abs(leaf) / s
-        total = total + (ratio * ratio).sum(axis=tuple(range(n_lane_axes, leaf.ndim)))
-    return total
+    ratios = [jnp.abs(leaf) / s for leaf, s in zip(state, scales, strict=True)]
+    return reduce(jnp.add, [(r * r).sum(axis=tuple(range(n_lane_axes, r.ndim))) for r in ratios])
 
 
 def squared_ratio(method, y, y1, h, slopes, rtol, atol):

@@ -87,8 +87,7 @@ def _dense_from_nested(b: Sequence[Number], d: Sequence[Sequence[Number]]) -> tu
     stages = zip(*hermite, *d, strict=True)
     powers = tuple(zip(*factors, strict=True))
     return tuple(
-        tuple(fsum(c * w for c, w in zip(power, stage, strict=True)) for power in powers)
-        for stage in stages
+        tuple(fsum(c * w for c, w in zip(power, stage, strict=True)) for power in powers) for stage in stages
     )
 
 

@@ -1,147 +1,25 @@
-"""The recorded steps walked again: forwards with tangents, backwards with cotangents.
-
-Linear arguments may carry leading axes of directions (`n_directions` of them) before all others: many
-tangents or cotangents of the same solve share its states.
-"""
+"""The recorded steps walked backwards, with cotangents, from the states that were kept."""
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves, rows
-from odejax.core.flow import run_if
-from odejax.core.transform import jvp, select, vjp
+from odejax.core.flow import run_if, while_loop
+from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
-
-STACKING_RATIO = 16  # parameters for each number of state from which on stages are pulled back together
-
-
-class Record(NamedTuple):
-    """What a solve leaves for its derivatives; lane axes follow the row axes.
-
-    A step is coded in two bytes, as its size in units of `unit`: step sizes are rounded to that when they
-    are chosen. 0 is a step not taken, infinity one that ends on the next stop.
-    """
-
-    n_steps: jax.Array  # rows in use, the same for every lane
-    codes: jax.Array  # (capacity, lanes)
-    unit: jax.Array  # (lanes,)
-    stops: jax.Array  # (stops, lanes): times that steps end on exactly, the length of the span the last
-    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`; None: only the first
-    output_step: tuple[jax.Array, ...]  # (outputs, lanes): the step that gave each output
-    n_outputs: tuple[jax.Array, ...]  # (lanes,): how many outputs were given
-    has_failed: jax.Array  # (lanes,)
-
-
-class Inputs(NamedTuple):
-    """What the program is a function of."""
-
-    y0: tuple[jax.Array, ...]
-    params: tuple[jax.Array, ...]
-    queries: tuple[tuple[jax.Array, ...], ...]  # for each kind of output; rows first, then lanes
-
-
-class Results(NamedTuple):
-    y1: tuple[jax.Array, ...]
-    outputs: tuple[tuple[jax.Array, ...], ...]
-
-
-class Active(NamedTuple):
-    """Which parameters and queries have a derivative."""
-
-    params: tuple[bool, ...]
-    queries: tuple[tuple[bool, ...], ...]
-
-
-def select_inputs(inputs, active):
-    queries = tuple(select(q, a) for q, a in zip(inputs.queries, active.queries, strict=True))
-    return Inputs(inputs.y0, select(inputs.params, active.params), queries)
-
-
-# -- forwards
-
-
-def tangents(program, n_directions, active, record, inputs, inputs_dot):
-    """The derivative of the results in the direction `inputs_dot` (of active inputs)."""
-    y0, params, queries = inputs
-    over_directions = _over(n_directions)
-
-    def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=()):
-        """`fn(row, params, points, query)` differentiated in each direction."""
-
-        def one(points_dot, params_dot, query_dot):
-            primals, dots = (params, points, query), (params_dot, points_dot, query_dot)
-            return jvp(fn, row, primals, dots, active.params, query_active)[1]
-
-        return over_directions(one, points_dot, inputs_dot.params, query_dot)
-
-    def give(kind, n, row, states, states_dot, output):
-        """The outputs of one kind that belong to step n."""
-
-        def more(row, params, states, query):
-            y, y1, slopes = states
-            return program.more_slopes(row, params, y, y1, slopes)
-
-        def all_of_step(output):
-            points, points_dot = states[:2], states_dot[:2]
-            if program.uses_slopes[kind]:
-                points = (*points, *more(row, params, states, ()))
-                points_dot = (*points_dot, *derivative(more, row, states, states_dot))
-
-            def one(count, buffers):
-                query = _queries_at(queries[kind], count)
-                query_dot = over_directions(lambda q: _queries_at(q, count), inputs_dot.queries[kind])
-                fn = partial(program.output, kind)
-                out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
-                mask = _is_due(record, kind, count, n)
-                return tuple(
-                    over_directions(lambda b, o: rows.write_each(b, o, count, mask), b, o)
-                    for b, o in zip(buffers, out, strict=True)
-                )
-
-            return _while_due(record, kind, n, output, one, 1)
-
-        return run_if(_is_due(record, kind, output[0], n).any(), all_of_step, output)
-
-    def step(carry):
-        n, s, y, y_dot, outputs = carry
-        row, is_taken = _row(record, n, s)
-
-        def advance(row, params, y, query):
-            return program.advance(row, params, y)
-
-        y1, slopes = advance(row, params, y, ())
-        y1_dot, slopes_dot = derivative(advance, row, y, y_dot)
-        states, states_dot = (y, y1, slopes), (y_dot, y1_dot, slopes_dot)
-        outputs = tuple(give(kind, n, row, states, states_dot, output) for kind, output in enumerate(outputs))
-        y_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)
-        return n + 1, row[1], leaves.where(is_taken, y1, y), y_dot, outputs
-
-    directions = inputs_dot.y0[0].shape[:n_directions]
-    outputs = tuple(
-        (jnp.zeros(program.lanes, jnp.int32), _nan_outputs(program, kind, record, directions))
-        for kind in range(len(program.outputs))
-    )
-    start = jnp.int32(0), _origin(record), y0, inputs_dot.y0, outputs
-    *_, y1_dot, outputs = lax.while_loop(lambda c: c[0] < record.n_steps, step, start)
-    nan_if_failed = jnp.where(record.has_failed, jnp.nan, 0.0)
-    y1_dot = tuple(_plus_per_lane(leaf, nan_if_failed, n_directions) for leaf in y1_dot)
-    return Results(y1_dot, tuple(buffers for _, buffers in outputs))
-
-
-def _nan_outputs(program, kind, record, directions):
-    """A buffer for each leaf of one kind of output, without a number in it."""
-    n_rows = record.output_step[kind].shape[0]
-    return tuple(
-        jnp.full((*directions, n_rows, *program.lanes, *x.shape), jnp.nan, x.dtype)
-        for x in program.output_shapes[kind]
-    )
-
-
-# -- backwards
+from odejax.derivative.record import (
+    Inputs,
+    is_due,
+    origin,
+    over,
+    queries_at,
+    row_of,
+    select_inputs,
+    while_due,
+)
 
 
 def cotangents(program, n_directions, active, n_scratch, record, inputs, results_bar):
@@ -149,7 +27,7 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
     y0 = inputs.y0
     states = record.states
     if states is None:
-        capacity, states = 1, tuple(leaf[None] for leaf in (_origin(record), *y0))
+        capacity, states = 1, tuple(leaf[None] for leaf in (origin(record), *y0))
     else:
         capacity = states[0].shape[0] - 1
     stride = schedule.final_stride(record.n_steps, capacity)
@@ -172,7 +50,7 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
     outputs = tuple((count - 1, q) for count, q in zip(record.n_outputs, zeros.queries, strict=True))
     scratch = tuple(jnp.zeros((n_scratch, *leaf.shape[1:]), leaf.dtype) for leaf in states)
     start = record.n_steps, jnp.int32(0), jnp.zeros(n_scratch, jnp.int32), scratch, y1_bar
-    end = lax.while_loop(lambda c: c[0] > 0, reverse, (*start, zeros.params, outputs))
+    end = while_loop(lambda c: c[0] > 0, reverse, (*start, zeros.params, outputs))
     *_, y0_bar, params_bar, outputs = end
     bars = Inputs(y0_bar, params_bar, tuple(q for _, q in outputs))
     return _poisoned(program, bars, active, poison, n_directions)
@@ -183,18 +61,21 @@ class _BackwardStep:
 
     With Y_i = y + sum_j a_ij G_j, G_i = slope(Y_i) and y1 = y + sum_i b_i G_i, and with what the outputs of
     the step pass back to y, y1 and G_i already in their cotangents,
-    G_bar_i += b_i y1_bar + sum_j a_ji Y_bar_j and Y_bar_i = (dG/dY)^T G_bar_i. Many parameters are pulled
-    back once over the stacked (Y_i, G_bar_i): many outer products become one matrix product.
+    G_bar_i += b_i y1_bar + sum_j a_ji Y_bar_j and Y_bar_i = (dG/dY)^T G_bar_i. The cotangents of the
+    parameters are summed over the stages before they are added to the total: one pass over memory.
     """
 
     def __init__(self, program, n_directions, active, record, inputs, results_bar):
         self.program, self.active, self.record = program, active, record
         self.params, self.queries, self.outputs_bar = inputs.params, inputs.queries, results_bar.outputs
-        self.over_directions = _over(n_directions)
-        self.is_stacked = _is_stacked(inputs.params, active.params, inputs.y0)
+        self.over_directions = over(n_directions)
+        n_params = sum(leaf.size for leaf in select(inputs.params, active.params))
+        has_more_params = n_params > sum(leaf.size for leaf in inputs.y0)
+        # Else the compiler makes stage values again for every entry of a large gradient.
+        self.settle = lax.optimization_barrier if has_more_params else lambda state: state
 
     def __call__(self, n, s, y, y1_bar, params_bar, outputs):
-        row, is_taken = _row(self.record, n, s)
+        row, is_taken = row_of(self.record, n, s)
         points, slopes, pulls = self.forwards(row, y)
         y1 = leaves.combine(y, None, self.program.method.B, slopes)
         taken_bar = self.over_directions(
@@ -210,7 +91,8 @@ class _BackwardStep:
         (y_bar, y1_bar, slopes_bar), params_bar = carry
         p_bar, steps_bar = self.over_directions(
             lambda y1_bar, slopes_bar: self.backwards(row, points, pulls, y1_bar, slopes_bar),
-            y1_bar, slopes_bar,
+            y1_bar,
+            slopes_bar,
         )
         y_bar = leaves.add(leaves.add(idle_bar, y_bar), leaves.add(y1_bar, steps_bar))
         return y_bar, leaves.add(params_bar, p_bar), tuple(new)
@@ -218,12 +100,13 @@ class _BackwardStep:
     def forwards(self, row, y):
         """Stage values, slopes, and the pullback of each slope."""
         method = self.program.method
-        pulled = (False,) * len(self.active.params) if self.is_stacked else self.active.params
         points, slopes, pulls = [], [], []
         for c, weights in zip(method.C, method.A, strict=True):
-            points.append(leaves.combine(y, None, weights, slopes))
+            points.append(self.settle(leaves.combine(y, None, weights, slopes)))
             stage = (*row, jnp.asarray(c, row[0].dtype))
-            slope, pull = vjp(self.program.slope, stage, (self.params, points[-1], ()), pulled, ())
+            slope, pull = vjp(
+                self.program.slope, stage, (self.params, points[-1], ()), self.active.params, ()
+            )
             slopes.append(slope)
             pulls.append(pull)
         return points, slopes, pulls
@@ -234,23 +117,11 @@ class _BackwardStep:
         points_bar, slopes_bar, params_bar = [None] * n, list(slopes_bar), None
         for i in reversed(range(n)):
             weights = [method.B[i], *(method.A[j][i] for j in range(i + 1, n))]
-            slopes_bar[i] = leaves.combine(slopes_bar[i], None, weights, [y1_bar, *points_bar[i + 1 :]])
+            bars = [y1_bar, *points_bar[i + 1 :]]
+            slopes_bar[i] = self.settle(leaves.combine(slopes_bar[i], None, weights, bars))
             p_bar, points_bar[i], _ = pulls[i](slopes_bar[i])
             params_bar = p_bar if params_bar is None else leaves.add(params_bar, p_bar)
-        if self.is_stacked:
-            params_bar = self.pull_stacked(row, points, slopes_bar)
         return params_bar, leaves.combine(leaves.zeros_like(y1_bar), None, [1.0] * n, points_bar)
-
-    def pull_stacked(self, row, points, slopes_bar):
-        """Cotangents of the active parameters over the stack of stages."""
-        c = jnp.asarray(self.program.method.C, row[0].dtype)
-        points, slopes_bar = (tuple(map(jnp.stack, zip(*x, strict=True))) for x in (points, slopes_bar))
-
-        def stacked(row, params, points, query):
-            return jax.vmap(lambda c, y: self.program.slope((*row, c), params, y, ()))(c, points)
-
-        primals = self.params, points, ()
-        return vjp(stacked, row, primals, self.active.params, ())[1](slopes_bar)[0]
 
     def pull_outputs(self, kind, n, row, states, carry, output):
         """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters."""
@@ -271,8 +142,8 @@ class _BackwardStep:
 
             def one(count, carry):
                 points_bar, params_bar, queries_bar = carry
-                mask = _is_due(self.record, kind, count, n)
-                query = _queries_at(self.queries[kind], count)
+                mask = is_due(self.record, kind, count, n)
+                query = queries_at(self.queries[kind], count)
                 primals = self.params, points, query
                 fn = partial(program.output, kind)
                 pull = vjp(fn, row, primals, active, query_active)[1]
@@ -290,7 +161,7 @@ class _BackwardStep:
                 return points_bar, leaves.add(params_bar, p_bar), queries_bar
 
             count, queries_bar = output
-            count, (points_bar, params_bar, queries_bar) = _while_due(
+            count, (points_bar, params_bar, queries_bar) = while_due(
                 self.record, kind, n, (count, (points_bar, params_bar, queries_bar)), one, -1
             )
             (y_bar, y1_bar, *more_bar), slopes_bar = points_bar, states_bar[2]
@@ -301,7 +172,7 @@ class _BackwardStep:
                 params_bar = leaves.add(params_bar, p_bar)
             return ((y_bar, y1_bar, slopes_bar), params_bar), (count, queries_bar)
 
-        return run_if(_is_due(self.record, kind, output[0], n).any(), all_of_step, (carry, output))
+        return run_if(is_due(self.record, kind, output[0], n).any(), all_of_step, (carry, output))
 
 
 def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept_at, kept):
@@ -320,7 +191,7 @@ def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept
         target = lax.cond(
             (at == target) & (free > 0), lambda: at + schedule.split(n + 1 - at, free), lambda: target
         )
-        row, is_taken = _row(record, at, s)
+        row, is_taken = row_of(record, at, s)
         y = tuple(y)
         state = row[1], *leaves.where(is_taken, program.advance(row, params, y)[0], y)
         at = at + 1
@@ -334,73 +205,8 @@ def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept
         return at, state, target, n_kept + is_kept, kept_at, kept
 
     carry = at, state, at, n_kept, kept_at, kept
-    _, state, _, n_kept, kept_at, kept = lax.while_loop(lambda c: c[0] < n, advance, carry)
+    _, state, _, n_kept, kept_at, kept = while_loop(lambda c: c[0] < n, advance, carry)
     return state, n_kept, kept_at, kept
-
-
-def _is_stacked(params, params_active, y):
-    n_params = sum(leaf.size for leaf in select(params, params_active))
-    return n_params >= STACKING_RATIO * sum(leaf.size for leaf in y)
-
-
-# -- what both share
-
-
-def _origin(record):
-    """The elapsed time at the start, of the shape all elapsed times have."""
-    return jnp.zeros(jnp.broadcast_shapes(record.codes.shape[1:], record.unit.shape), record.unit.dtype)
-
-
-def _row(record, n, s):
-    """Step n as (s, s1), and lane by lane: was it taken? The first may have no length, if the span has none."""
-    code = rows.read(record.codes, n).astype(s.dtype)
-    s1 = jnp.where(jnp.isinf(code), next_stop(record.stops, s), s + code * record.unit)
-    return (s, s1), (code > 0) | (n == 0)
-
-
-def next_stop(stops, s):
-    """The first of the increasing `stops` (rows) after s, lane by lane; the last one if there is none."""
-    if stops.shape[0] == 1:
-        return jnp.broadcast_to(stops[0], s.shape)
-    return jnp.where(stops > s, stops, stops[-1]).min(axis=0)
-
-
-def _over(n_directions):
-    """Applies a function in each direction."""
-
-    def over_directions(fn, *args):
-        for _ in range(n_directions):
-            fn = jax.vmap(fn)
-        return fn(*args)
-
-    return over_directions
-
-
-def _queries_at(queries, count):
-    return tuple(rows.read_each(q, count) for q in queries)
-
-
-def _is_due(record, kind, count, n):
-    """Lane by lane: does output `count` belong to step n?"""
-    is_given = (count >= 0) & (count < record.n_outputs[kind])
-    return is_given & (rows.read_each(record.output_step[kind], count) == n)
-
-
-def _while_due(record, kind, n, state, one, increment):
-    """Lets `one(count, carry)` treat the outputs of step n, lane by lane in the order of `increment`."""
-
-    def body(state):
-        count, carry = state
-        is_due = _is_due(record, kind, count, n)
-        return count + increment * is_due, one(count, carry)
-
-    return lax.while_loop(lambda state: _is_due(record, kind, state[0], n).any(), body, state)
-
-
-def _plus_per_lane(leaf, value, n_directions):
-    """Adds a value per lane to a leaf with leading directions."""
-    shape = value.shape + (1,) * (leaf.ndim - n_directions - value.ndim)
-    return leaf + value.reshape(shape).astype(leaf.dtype)
 
 
 def _poison(record, results_bar, n_directions):

@@ -1,0 +1,98 @@
+"""Jaxprs taken apart: evaluated equation by equation, and split into what changes in a loop and what not."""
+
+from typing import NamedTuple
+
+import jax
+import jax.extend
+
+JIT_NAMES = ("jit", "pjit")  # calls that are evaluated in place
+CAST_NAMES = ("pvary", "pcast")
+CHEAP_NAMES = ("broadcast_in_dim", "iota")  # made again rather than kept: they only grow what they get
+
+
+class Split(NamedTuple):
+    """A jaxpr as equations to run before a loop, and equations to run in it."""
+
+    before: list
+    within: list
+    kept: list  # variables that `before` hands to `within`
+
+
+def evaluate(equations, environment):
+    """Runs equations; `environment` maps variables to values and receives the new ones."""
+
+    def read(atom):
+        return atom.val if isinstance(atom, jax.extend.core.Literal) else environment[atom]
+
+    for equation in equations:
+        values = [read(atom) for atom in equation.invars]
+        if equation.primitive.name in JIT_NAMES:
+            closed = equation.params["jaxpr"]
+            out = evaluate_jaxpr(closed.jaxpr, [*closed.consts, *values])
+        elif _is_redundant_cast(equation, values):
+            out = values
+        else:
+            params = equation.primitive.get_bind_params(equation.params)
+            with equation.ctx.manager:
+                out = equation.primitive.bind(*values, **params)
+            out = out if equation.primitive.multiple_results else [out]
+        environment.update(zip(equation.outvars, out, strict=True))
+    return read
+
+
+def evaluate_jaxpr(jaxpr, values):
+    """The results of a jaxpr for its constants and arguments, calls to jitted functions inlined."""
+    environment = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+    read = evaluate(jaxpr.eqns, environment)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_redundant_cast(equation, values):
+    """Is this a cast to vary over mesh axes (under `shard_map`), of something that varies already?"""
+    if equation.primitive.name not in CAST_NAMES:
+        return False
+    return set(equation.params["axes"]) <= jax.typeof(values[0]).manual_axis_type.varying
+
+
+def has_calls(jaxpr):
+    """Are there calls to jitted functions to inline, or casts that may be redundant?"""
+    return any(equation.primitive.name in (*JIT_NAMES, *CAST_NAMES) for equation in jaxpr.eqns)
+
+
+def split(jaxpr, is_changing):
+    """Splits a jaxpr without calls; `is_changing` says which of its constants and arguments change in the loop.
+
+    What depends on nothing that changes is computed before: user code like `exp(log_rate)` or a matrix
+    made of parameters is evaluated and differentiated once a solve, not once a stage.
+    """
+    given = [*jaxpr.constvars, *jaxpr.invars]
+    fixed, made_by = {v for v, c in zip(given, is_changing, strict=True) if not c}, {}
+    before, within = [], []
+    for equation in jaxpr.eqns:
+        inputs = _variables(equation.invars)
+        if inputs and inputs <= fixed and not equation.effects:
+            before.append(equation)
+            fixed.update(equation.outvars)
+            made_by.update((v, equation) for v in equation.outvars)
+        else:
+            within.append(equation)
+    kept, needed = [], [v for e in within for v in e.invars] + list(jaxpr.outvars)
+    sunk, seen = [], set()
+    while needed:
+        variable = needed.pop()
+        if isinstance(variable, jax.extend.core.Literal) or variable in seen or variable not in made_by:
+            continue
+        seen.add(variable)
+        equation = made_by[variable]
+        if equation.primitive.name in CHEAP_NAMES:
+            sunk.append(equation)
+            needed.extend(equation.invars)
+        else:
+            kept.append(variable)
+    order = {id(e): i for i, e in enumerate(jaxpr.eqns)}
+    within = sorted([*within, *sunk], key=lambda e: order[id(e)])
+    return Split(before, within, kept)
+
+
+def _variables(atoms):
+    return {a for a in atoms if not isinstance(a, jax.extend.core.Literal)}

@@ -1,0 +1,105 @@
+"""The recorded steps walked forwards, with tangents.
+
+Linear arguments may carry leading axes of directions (`n_directions` of them) before all others: many
+tangents or cotangents of the same solve share its states.
+"""
+
+from functools import partial
+
+import jax.numpy as jnp
+
+from odejax.core import leaves, rows
+from odejax.core.flow import run_if, while_loop
+from odejax.core.transform import jvp
+from odejax.derivative.record import (
+    Results,
+    is_due,
+    origin,
+    over,
+    queries_at,
+    row_of,
+    while_due,
+)
+
+
+def tangents(program, n_directions, active, record, inputs, inputs_dot):
+    """The derivative of the results in the direction `inputs_dot` (of active inputs)."""
+    y0, params, queries = inputs
+    over_directions = over(n_directions)
+
+    def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=()):
+        """`fn(row, params, points, query)` differentiated in each direction."""
+
+        def one(points_dot, params_dot, query_dot):
+            primals, dots = (params, points, query), (params_dot, points_dot, query_dot)
+            return jvp(fn, row, primals, dots, active.params, query_active)[1]
+
+        return over_directions(one, points_dot, inputs_dot.params, query_dot)
+
+    def give(kind, n, row, states, states_dot, output):
+        """The outputs of one kind that belong to step n."""
+
+        def more(row, params, states, query):
+            y, y1, slopes = states
+            return program.more_slopes(row, params, y, y1, slopes)
+
+        def all_of_step(output):
+            points, points_dot = states[:2], states_dot[:2]
+            if program.uses_slopes[kind]:
+                points = (*points, *more(row, params, states, ()))
+                points_dot = (*points_dot, *derivative(more, row, states, states_dot))
+
+            def one(count, buffers):
+                query = queries_at(queries[kind], count)
+                query_dot = over_directions(lambda q: queries_at(q, count), inputs_dot.queries[kind])
+                fn = partial(program.output, kind)
+                out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
+                mask = is_due(record, kind, count, n)
+                return tuple(
+                    over_directions(lambda b, o: rows.write_each(b, o, count, mask), b, o)
+                    for b, o in zip(buffers, out, strict=True)
+                )
+
+            return while_due(record, kind, n, output, one, 1)
+
+        return run_if(is_due(record, kind, output[0], n).any(), all_of_step, output)
+
+    def step(carry):
+        n, s, y, y_dot, outputs = carry
+        row, is_taken = row_of(record, n, s)
+
+        def advance(row, params, y, query):
+            return program.advance(row, params, y)
+
+        y1, slopes = advance(row, params, y, ())
+        y1_dot, slopes_dot = derivative(advance, row, y, y_dot)
+        states, states_dot = (y, y1, slopes), (y_dot, y1_dot, slopes_dot)
+        outputs = tuple(give(kind, n, row, states, states_dot, output) for kind, output in enumerate(outputs))
+        y_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)
+        return n + 1, row[1], leaves.where(is_taken, y1, y), y_dot, outputs
+
+    directions = inputs_dot.y0[0].shape[:n_directions]
+    outputs = tuple(
+        (jnp.zeros(program.lanes, jnp.int32), _nan_outputs(program, kind, record, directions))
+        for kind in range(len(program.outputs))
+    )
+    start = jnp.int32(0), origin(record), y0, inputs_dot.y0, outputs
+    *_, y1_dot, outputs = while_loop(lambda c: c[0] < record.n_steps, step, start)
+    nan_if_failed = jnp.where(record.has_failed, jnp.nan, 0.0)
+    y1_dot = tuple(_plus_per_lane(leaf, nan_if_failed, n_directions) for leaf in y1_dot)
+    return Results(y1_dot, tuple(buffers for _, buffers in outputs))
+
+
+def _nan_outputs(program, kind, record, directions):
+    """A buffer for each leaf of one kind of output, without a number in it."""
+    n_rows = record.output_step[kind].shape[0]
+    return tuple(
+        jnp.full((*directions, n_rows, *program.lanes, *x.shape), jnp.nan, x.dtype)
+        for x in program.output_shapes[kind]
+    )
+
+
+def _plus_per_lane(leaf, value, n_directions):
+    """Adds a value per lane to a leaf with leading directions."""
+    shape = value.shape + (1,) * (leaf.ndim - n_directions - value.ndim)
+    return leaf + value.reshape(shape).astype(leaf.dtype)

@@ -1,0 +1,159 @@
+"""Programs, records and their operands for many lanes: what `vmap` makes of them."""
+
+import jax
+import jax.numpy as jnp
+
+from odejax.derivative.record import Inputs, Record, Results
+
+
+class Mapped:
+    """An operand with the axis it is mapped over, or None."""
+
+    def __init__(self, value, axis):
+        self.value, self.axis = value, axis
+
+    def to(self, position, size):
+        """The operand with its mapped axis at `position`, made if there is none."""
+        if self.axis is None:
+            value = jnp.expand_dims(self.value, position)
+            return jnp.broadcast_to(value, (*value.shape[:position], size, *value.shape[position + 1 :]))
+        return jnp.moveaxis(self.value, self.axis, position)
+
+    def to_shared(self, position):
+        """The operand with its mapped axis at `position`, of size 1 if there is none."""
+        if self.axis is None:
+            return jnp.expand_dims(self.value, position)
+        return jnp.moveaxis(self.value, self.axis, position)
+
+    def to_row(self):
+        """A buffer of rows likewise, the axis after that of the rows."""
+        return self.to_shared(1)
+
+
+def is_mapped(tree):
+    return any(x.axis is not None for x in jax.tree.leaves(tree))
+
+
+def record_in_lanes(record, size):
+    """A record of `Mapped` buffers as the record of `size` lanes."""
+    n_steps, states = record.n_steps.value, record.states
+    if record.n_steps.axis is not None:
+        n_steps, states = n_steps.max(), None  # the kept states of one lane are not those of another
+    if states is not None and any(x.axis is None for x in states):
+        states = None
+    return Record(
+        n_steps,
+        record.codes.to_row(),
+        record.unit.to_shared(0),
+        record.stops.to_row(),
+        None if states is None else tuple(x.to_row() for x in states),
+        tuple(x.to(1, size) for x in record.output_step),
+        tuple(x.to(0, size) for x in record.n_outputs),
+        record.has_failed.to(0, size),
+    )
+
+
+def inputs_in_lanes(inputs, params_mapped, size, n_directions=0):
+    """Inputs of `Mapped` leaves; a parameter gets a lane axis where `params_mapped` says so."""
+    d = n_directions
+    return Inputs(
+        tuple(x.to(d, size) for x in inputs.y0),
+        tuple(x.to(d, size) if m else x.value for x, m in zip(inputs.params, params_mapped, strict=True)),
+        tuple(tuple(x.to(d + 1, size) for x in q) for q in inputs.queries),
+    )
+
+
+def results_in_lanes(results, size, n_directions):
+    d = n_directions
+    return Results(
+        tuple(x.to(d, size) for x in results.y1),
+        tuple(tuple(x.to(d + 1, size) for x in o) for o in results.outputs),
+    )
+
+
+def to_directions(tree, size):
+    return jax.tree.map(lambda x: x.to(0, size), tree)
+
+
+def values_of(tree):
+    return jax.tree.map(lambda x: x.value, tree)
+
+
+def static_in_lanes(static, size, params_mapped):
+    axes = tuple(0 if m else None for m in params_mapped)
+    return static._replace(program=static.program.in_lanes(size, axes))
+
+
+def batched(out, out_axes):
+    return jax.tree.leaves(out), jax.tree.leaves(out_axes)
+
+
+def axes_of(tree, n_directions):
+    """Where the lane axis of each result is."""
+    d = n_directions
+    if isinstance(tree, Inputs):
+        first, second, rows = tree
+        parts = Inputs, ((d,) * len(first), (d,) * len(second), tuple((d + 1,) * len(q) for q in rows))
+    else:
+        first, rows = tree
+        parts = Results, ((d,) * len(first), tuple((d + 1,) * len(q) for q in rows))
+    return parts[0](*parts[1])
+
+
+def mask_of(active, flags):
+    """`flags` of the active leaves as flags of all."""
+    values = iter(flags)
+    return tuple(next(values) if a else False for a in active)
+
+
+class Lift:
+    """Makes the directions of a linear map lanes, for its points to have tangents that differ in them."""
+
+    def __init__(self, static, union, linear_leaf):
+        self.sizes = linear_leaf.shape[: static.n_directions]
+        axes = tuple(0 if a else None for a in union.params)
+        program = static.program
+        for size in reversed(self.sizes):
+            program = program.in_lanes(size, axes)
+        self.static = static._replace(program=program, active=union, n_directions=0)
+
+    def linear(self, tree):
+        """Directions as lanes: in rows, behind the row axis."""
+        d = len(self.sizes)
+        return self._map_rows(lambda x: jnp.moveaxis(x, d, 0), tree)
+
+    def back(self, tree):
+        """Lanes as directions again."""
+        d = len(self.sizes)
+        return self._map_rows(lambda x: jnp.moveaxis(x, 0, d), tree)
+
+    def shared(self, inputs, is_lifted):
+        """Inputs that are the same in all directions; `is_lifted` says which parameters become lanes."""
+        params = tuple(
+            self._spread(x, 0) if lifted else x for x, lifted in zip(inputs.params, is_lifted, strict=True)
+        )
+        queries = tuple(tuple(self._spread(x, 1) for x in q) for q in inputs.queries)
+        return Inputs(tuple(self._spread(x, 0) for x in inputs.y0), params, queries)
+
+    def record(self, record):
+        d = len(self.sizes)
+        return Record(
+            record.n_steps,
+            jnp.expand_dims(record.codes, tuple(range(1, 1 + d))),
+            jnp.expand_dims(record.unit, tuple(range(d))),
+            jnp.expand_dims(record.stops, tuple(range(1, 1 + d))),
+            record.states if d == 0 else None,
+            tuple(self._spread(x, 1) for x in record.output_step),
+            tuple(self._spread(x, 0) for x in record.n_outputs),
+            self._spread(record.has_failed, 0),
+        )
+
+    def _spread(self, x, position):
+        x = jnp.expand_dims(x, tuple(range(position, position + len(self.sizes))))
+        shape = (*x.shape[:position], *self.sizes, *x.shape[position + len(self.sizes) :])
+        return jnp.broadcast_to(x, shape)
+
+    @staticmethod
+    def _map_rows(fn, tree):
+        *others, rows = tree
+        return type(tree)(*others, tuple(tuple(map(fn, leaves)) for leaves in rows))

@@ -1,0 +1,106 @@
+"""The record of a solve, and how it is read step by step; the arguments and results of its program."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from odejax.core import rows
+from odejax.core.flow import while_loop
+from odejax.core.transform import select
+
+Leaves = tuple[Any, ...]  # arrays; in rules for primitives also their shapes or axes
+
+
+class Record(NamedTuple):
+    """What a solve leaves for its derivatives; lane axes follow the row axes.
+
+    A step is coded in two bytes, as its size in units of `unit`: step sizes are rounded to that when they
+    are chosen. 0 is a step not taken, infinity one that ends on the next stop.
+    """
+
+    n_steps: jax.Array  # rows in use, the same for every lane
+    codes: jax.Array  # (capacity, lanes)
+    unit: jax.Array  # (lanes,)
+    stops: jax.Array  # (stops, lanes): times that steps end on exactly, the length of the span the last
+    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`; None: only the first
+    output_step: tuple[jax.Array, ...]  # (outputs, lanes): the step that gave each output
+    n_outputs: tuple[jax.Array, ...]  # (lanes,): how many outputs were given
+    has_failed: jax.Array  # (lanes,)
+
+
+class Inputs(NamedTuple):
+    """What the program is a function of."""
+
+    y0: Leaves
+    params: Leaves
+    queries: tuple[Leaves, ...]  # for each kind of output; rows first, then lanes
+
+
+class Results(NamedTuple):
+    y1: Leaves
+    outputs: tuple[Leaves, ...]
+
+
+class Active(NamedTuple):
+    """Which parameters and queries have a derivative."""
+
+    params: tuple[bool, ...]
+    queries: tuple[tuple[bool, ...], ...]
+
+
+def select_inputs(inputs, active):
+    queries = tuple(select(q, a) for q, a in zip(inputs.queries, active.queries, strict=True))
+    return Inputs(inputs.y0, select(inputs.params, active.params), queries)
+
+
+def origin(record):
+    """The elapsed time at the start, of the shape all elapsed times have."""
+    return jnp.zeros(jnp.broadcast_shapes(record.codes.shape[1:], record.unit.shape), record.unit.dtype)
+
+
+def row_of(record, n, s):
+    """Step n as (s, s1), and lane by lane: was it taken? The first may have length 0, as the span."""
+    code = rows.read(record.codes, n).astype(s.dtype)
+    s1 = jnp.where(jnp.isinf(code), next_stop(record.stops, s), s + code * record.unit)
+    return (s, s1), (code > 0) | (n == 0)
+
+
+def next_stop(stops, s):
+    """The first of the increasing `stops` (rows) after s, lane by lane; the last one if there is none."""
+    if stops.shape[0] == 1:
+        return jnp.broadcast_to(stops[0], s.shape)
+    return jnp.where(stops > s, stops, stops[-1]).min(axis=0)
+
+
+def over(n_directions):
+    """Applies a function in each direction."""
+
+    def over_directions(fn, *args):
+        if not jax.tree.leaves(args):
+            return fn(*args)
+        for _ in range(n_directions):
+            fn = jax.vmap(fn)
+        return fn(*args)
+
+    return over_directions
+
+
+def queries_at(queries, count):
+    return tuple(rows.read_each(q, count) for q in queries)
+
+
+def is_due(record, kind, count, n):
+    """Lane by lane: does output `count` belong to step n?"""
+    is_given = (count >= 0) & (count < record.n_outputs[kind])
+    return is_given & (rows.read_each(record.output_step[kind], count) == n)
+
+
+def while_due(record, kind, n, state, one, increment):
+    """Lets `one(count, carry)` treat the outputs of step n, lane by lane in the order of `increment`."""
+
+    def body(state):
+        count, carry = state
+        return count + increment * is_due(record, kind, count, n), one(count, carry)
+
+    return while_loop(lambda state: is_due(record, kind, state[0], n).any(), body, state)
