@@ -6,12 +6,19 @@ from jax import lax
 
 def read(buffer, index):
     """Row `index` of a buffer, the same for every lane."""
-    return lax.dynamic_index_in_dim(buffer, index, 0, keepdims=False)
+    row = lax.dynamic_slice(buffer, _start(buffer, index), (1, *buffer.shape[1:]))
+    return lax.squeeze(row, (0,))
 
 
 def write(buffer, row, index):
     """The buffer with row `index` set, the same for every lane."""
-    return lax.dynamic_update_index_in_dim(buffer, row, index, 0)
+    return lax.dynamic_update_slice(buffer, row[None], _start(buffer, index))
+
+
+def _start(buffer, index):
+    """Where a row starts; unsigned, as a signed index is first searched for a minus sign."""
+    index = lax.convert_element_type(index, jnp.uint32)
+    return (index, *(jnp.zeros_like(index),) * (buffer.ndim - 1))
 
 
 def read_each(buffer, index):

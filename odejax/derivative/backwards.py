@@ -39,7 +39,8 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
             program, record, inputs.params, states, capacity, stride, n - 1, n_kept, kept_at, kept
         )
         y_bar, params_bar, outputs = step(n - 1, s, tuple(y), y_bar, params_bar, outputs)
-        n_kept = n_kept - ((n_kept > 0) & (kept_at[n_kept - 1] == n - 1))
+        top = jnp.maximum(n_kept - 1, 0)
+        n_kept = n_kept - ((n_kept > 0) & (rows.read(kept_at, top) == n - 1))
         return n - 1, n_kept, kept_at, kept, y_bar, params_bar, outputs
 
     poison, y1_bar = _poison(record, results_bar, n_directions)
@@ -177,35 +178,37 @@ class _BackwardStep:
 
 def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept_at, kept):
     """(s, *y) at the start of step n, by advance from the last one kept; keeps more on the way."""
-    at = schedule.last_kept(n, record.n_steps, stride, capacity)
-    state = tuple(rows.read(leaf, schedule.slot(at, capacity)) for leaf in states)
     top = jnp.maximum(n_kept - 1, 0)
-    is_newer = (n_kept > 0) & (kept_at[top] >= at)
-    state = tuple(jnp.where(is_newer, rows.read(a, top), b) for a, b in zip(kept, state, strict=True))
-    at = jnp.where(is_newer, kept_at[top], at)
+    at, newest = schedule.last_kept(n, record.n_steps, stride, capacity), rows.read(kept_at, top)
+    is_newer = (n_kept > 0) & (newest >= at)
+    slot = schedule.slot(at, capacity)
+    state = tuple(
+        jnp.where(is_newer, rows.read(a, top), rows.read(b, slot)) for a, b in zip(kept, states, strict=True)
+    )
     n_scratch = kept_at.shape[0]
 
     def advance(carry):
-        at, (s, *y), target, n_kept, kept_at, kept = carry
-        free = n_scratch - n_kept
-        target = lax.cond(
-            (at == target) & (free > 0), lambda: at + schedule.split(n + 1 - at, free), lambda: target
-        )
+        at, (s, *y) = carry
         row, is_taken = row_of(record, at, s)
         y = tuple(y)
-        state = row[1], *leaves.where(is_taken, program.advance(row, params, y)[0], y)
-        at = at + 1
-        is_kept = (at == target) & (at < n) & (free > 0)
-        slot = jnp.minimum(n_kept, n_scratch - 1)
+        return at + 1, (row[1], *leaves.where(is_taken, program.advance(row, params, y)[0], y))
+
+    def advance_to_next(carry):
+        at, state, n_kept, kept_at, kept = carry
+        free = n_scratch - n_kept
+        target = jnp.where(free > 0, at + schedule.split(n + 1 - at, jnp.maximum(free, 1)), n)
+        at, state = while_loop(lambda c: c[0] < target, advance, (at, state))
+        slot = jnp.minimum(n_kept, n_scratch - 1)  # at n nothing is kept: a row that is not counted is written
+        is_room = free > 0
         kept = tuple(
-            rows.write(b, jnp.where(is_kept, leaf, rows.read(b, slot)), slot)
+            rows.write(b, jnp.where(is_room, leaf, rows.read(b, slot)), slot)
             for b, leaf in zip(kept, state, strict=True)
         )
-        kept_at = rows.write(kept_at, jnp.where(is_kept, at, kept_at[slot]), slot)
-        return at, state, target, n_kept + is_kept, kept_at, kept
+        kept_at = rows.write(kept_at, jnp.where(is_room, at, rows.read(kept_at, slot)), slot)
+        return at, state, n_kept + (is_room & (at < n)), kept_at, kept
 
-    carry = at, state, at, n_kept, kept_at, kept
-    _, state, _, n_kept, kept_at, kept = while_loop(lambda c: c[0] < n, advance, carry)
+    carry = jnp.where(is_newer, newest, at), state, n_kept, kept_at, kept
+    _, state, n_kept, kept_at, kept = while_loop(lambda c: c[0] < n, advance_to_next, carry)
     return state, n_kept, kept_at, kept
 
 

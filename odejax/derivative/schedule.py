@@ -12,6 +12,7 @@ All functions take Python integers or traced ones.
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from odejax.core.flow import while_loop
 
@@ -48,11 +49,12 @@ def last_kept(n, n_steps, stride, capacity: int):
     """The last step <= n whose state is in the record of a solve of `n_steps` steps."""
     if capacity == 1:
         return 0 * n
-    half = jnp.maximum(stride // 2, 1)
+    half = jnp.maximum(stride >> 1, 1)
     start = capacity * half  # from here on steps were kept at the final stride
-    n_replaced = (n_steps - start + stride - 1) // stride
-    base = n - n % half
-    is_kept = (base % stride == 0) | ((base < start) & ((base // half - 1) // 2 >= n_replaced))
+    base = n & -half
+    # Below, the odd multiple (2 m + 1) half was replaced by start + m stride, if the solve came so far.
+    replaced_by = start + base - half
+    is_kept = ((base & (stride - 1)) == 0) | ((base < start) & (replaced_by >= n_steps))
     return jnp.where(is_kept, base, base - half)
 
 
@@ -64,11 +66,11 @@ def split(length, free):
     that advances least.
     """
     zero = 0 * jnp.asarray(length)
-    free = jnp.minimum(free, LARGEST_PRODUCT // length)  # hardly ever less; keeps `reach` an int32
+    free = jnp.minimum(free, lax.div(LARGEST_PRODUCT + zero, length))  # hardly ever less; keeps `reach` an int32
     _, reach, reach_1, reach_2 = while_loop(
         lambda c: c[1] < length,
-        lambda c: (c[0] + 1, c[1] * (free + 2 + c[0]) // (c[0] + 1), c[1], c[2]),
+        lambda c: (c[0] + 1, lax.div(c[1] * (free + 2 + c[0]), c[0] + 1), c[1], c[2]),
         (zero, zero + 1, zero, zero),
     )
     rest = reach - reach_1  # what the part after the checkpoint can be at most, by Pascal's rule
-    return jnp.clip(length - rest, jnp.maximum(reach_2, 1), length - 1)
+    return jnp.minimum(jnp.maximum(jnp.maximum(length - rest, reach_2), 1), length - 1)
