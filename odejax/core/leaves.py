@@ -1,7 +1,11 @@
 """Verbs on states: a state is a tuple of arrays whose first axes are the lanes."""
 
-import jax
+from functools import reduce
+
 import jax.numpy as jnp
+from jax import lax
+
+LARGE = 2**14  # numbers in a state from which on making them twice costs more than reading them again
 
 
 def along(value, leaf):
@@ -12,6 +16,11 @@ def along(value, leaf):
 def where(is_new, new, old):
     """Lane by lane, the state `new` or `old`."""
     return tuple(jnp.where(along(is_new, b), a, b) for a, b in zip(new, old, strict=True))
+
+
+def select(is_new, new, old):
+    """`jnp.where` of values per lane; True, for a single lane that needs no choice, is `new`."""
+    return new if is_new is True else jnp.where(is_new, new, old)
 
 
 def add(state, other):
@@ -42,6 +51,14 @@ def real_dtype(leaf):
 
 
 def is_finite(state, n_lane_axes):
-    """Lane by lane: has the state no inf and no NaN?"""
-    flags = [jnp.isfinite(leaf).all(axis=tuple(range(n_lane_axes, leaf.ndim))) for leaf in state]
-    return jax.tree.reduce(jnp.logical_and, flags)
+    """Lane by lane: has the state no inf and no NaN? A sum of 0 x, as one sweep over memory."""
+    sums = [(leaf * 0).sum(axis=tuple(range(n_lane_axes, leaf.ndim))) for leaf in state]
+    return reduce(jnp.logical_and, [jnp.isfinite(total) for total in sums])
+
+
+def settle(state):
+    """The state, computed once: without this the compiler fuses it, made anew, into each of its uses.
+
+    Small states are left alone: there one fused loop over everything is best.
+    """
+    return lax.optimization_barrier(state) if sum(leaf.size for leaf in state) >= LARGE else state

@@ -4,6 +4,7 @@ Time is counted from t0 in the direction of integration, s = |t - t0|, so that i
 and low precision; the step size is the difference of two such numbers, exactly.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -174,7 +175,8 @@ class _Loop:
         return Tape(jnp.int32(0), jnp.int32(1), codes, states)
 
     def body(self, old):
-        is_running = old.status == Status.RUNNING
+        # A single lane is running, else the loop would have ended.
+        is_running = old.status == Status.RUNNING if self.plan.lanes else True
         step = self.step(old, is_running)
         is_accepted, h, memory, is_finite = self.control(old, step)
         is_accepted &= is_running
@@ -184,7 +186,7 @@ class _Loop:
 
     def step(self, old, is_running):
         s, (s1, code) = old.s, self._end_of_step(old)
-        t, h = self.t0 + self.sign * s, jnp.where(is_running, self.sign * (s1 - s), 0.0)
+        t, h = self.t0 + self.sign * s, leaves.select(is_running, self.sign * (s1 - s), jnp.zeros_like(s))
 
         def slope(c, y):
             return self.field(t + c * h, y)
@@ -241,10 +243,10 @@ class _Loop:
         s = jnp.where(is_accepted, step.s1, step.s)
         return Carry(
             s,
-            jnp.where(is_running, h, old.h),
+            leaves.select(is_running, h, old.h),
             leaves.where(is_accepted, step.y1, old.y),
             leaves.where(is_accepted, step.slopes[self.method.n_stages], old.k),
-            jax.tree.map(lambda a, b: jnp.where(is_running, a, b), memory, old.memory),
+            jax.tree.map(partial(leaves.select, is_running), memory, old.memory),
             self._next_status(old, s, h, is_accepted, is_finite, stats, outputs, tape),
             is_finite,
             stats,
@@ -259,7 +261,7 @@ class _Loop:
         n_evals = self.method.n_stages + self.method.n_extra * emit.needs_extra(self, old, outputs)
         return Stats(
             stats.num_accepted + is_accepted,
-            stats.num_rejected + (is_running & ~is_accepted),
+            stats.num_rejected + (~is_accepted & is_running),
             stats.num_f_evals + n_evals * is_running,
             jnp.where(is_smallest, size, stats.min_step),
             jnp.where(is_smallest, self.t0 + self.sign * step.s, stats.min_step_at),
