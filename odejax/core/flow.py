@@ -34,3 +34,8 @@ def same_variation(operands):
         return lax.pcast(x, tuple(missing), to="varying") if missing else x
 
     return [vary(jnp.asarray(x)) for x in operands]
+
+
+def settle(values):
+    """The values, computed once: without this the compiler fuses what makes them into each of their uses."""
+    return lax.optimization_barrier(values)

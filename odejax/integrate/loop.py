@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core import leaves, rows
-from odejax.core.flow import while_loop
+from odejax.core.flow import settle, while_loop
 from odejax.core.status import Status
 from odejax.derivative import schedule
 from odejax.derivative.program import direction
@@ -178,14 +178,14 @@ class _Loop:
         # A single lane is running, else the loop would have ended.
         is_running = old.status == Status.RUNNING if self.plan.lanes else True
         step = self.step(old, is_running)
-        is_accepted, h, memory, is_finite = self.control(old, step)
+        is_accepted, h, memory, is_finite = settle(self.control(old, step))
         is_accepted &= is_running
         outputs = self.emit(old, step, is_accepted)
         tape = self.record(old, step, is_accepted)
         return self.select(old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape)
 
     def step(self, old, is_running):
-        s, (s1, code) = old.s, self._end_of_step(old)
+        s, (s1, code) = old.s, settle(self._end_of_step(old))
         t, h = self.t0 + self.sign * s, leaves.select(is_running, self.sign * (s1 - s), jnp.zeros_like(s))
 
         def slope(c, y):
