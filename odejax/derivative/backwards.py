@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves, rows
-from odejax.core.flow import run_if, while_loop
+from odejax.core.flow import run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
 from odejax.derivative.record import (
@@ -35,8 +35,8 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
 
     def reverse(carry):
         n, n_kept, kept_at, kept, y_bar, params_bar, outputs = carry
-        (s, *y), n_kept, kept_at, kept = _state_at(
-            program, record, inputs.params, states, capacity, stride, n - 1, n_kept, kept_at, kept
+        (s, *y), n_kept, kept_at, kept = settle(
+            _state_at(program, record, inputs.params, states, capacity, stride, n - 1, n_kept, kept_at, kept)
         )
         y_bar, params_bar, outputs = step(n - 1, s, tuple(y), y_bar, params_bar, outputs)
         top = jnp.maximum(n_kept - 1, 0)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core import rows
-from odejax.core.flow import while_loop
+from odejax.core.flow import settle, while_loop
 from odejax.core.transform import select
 
 Leaves = tuple[Any, ...]  # arrays; in rules for primitives also their shapes or axes
@@ -63,7 +63,7 @@ def row_of(record, n, s):
     """Step n as (s, s1), and lane by lane: was it taken? The first may have length 0, as the span."""
     code = rows.read(record.codes, n).astype(s.dtype)
     s1 = jnp.where(jnp.isinf(code), next_stop(record.stops, s), s + code * record.unit)
-    return (s, s1), (code > 0) | (n == 0)
+    return settle(((s, s1), (code > 0) | (n == 0)))
 
 
 def next_stop(stops, s):
