@@ -14,9 +14,9 @@ from odejax.derivative.program import Program, Slope
 from odejax.derivative.record import Inputs
 from odejax.integrate import build
 from odejax.integrate import progress as bar
-from odejax.integrate.loop import Numbers
 from odejax.integrate.plan import AtTime, Output, Plan
 from odejax.integrate.primitive import solve as run
+from odejax.integrate.state import Numbers
 from odejax.solution import Dense, Solution, Statistics, check
 from odejax.stepping.controller import PIDController
 

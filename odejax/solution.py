@@ -67,17 +67,19 @@ class Dense(eqx.Module):
 
         return jax.tree.map(leaf, self.y, self.columns)
 
-    def slope(self, t):
+    def slope(self, t, f_reached):
+        """dy/dt; in a span of no length f there."""
         index, h, x, is_inside = self.locate(t)
 
-        def leaf(columns):
+        def leaf(columns, f):
             p = columns[index]
             total = jnp.zeros_like(p[0])
             for j in reversed(range(p.shape[0])):
                 total = total * x.astype(jnp.finfo(p.dtype).dtype) + (j + 1) * p[j]
-            return jnp.where(is_inside, total / h.astype(jnp.finfo(p.dtype).dtype), jnp.nan)
+            slope = total / jnp.where(h == 0, 1.0, h).astype(jnp.finfo(p.dtype).dtype)
+            return jnp.where(is_inside, jnp.where(h == 0, f, slope), jnp.nan)
 
-        return jax.tree.map(leaf, self.columns)
+        return jax.tree.map(leaf, self.columns, f_reached)
 
 
 class Solution(eqx.Module):
@@ -107,7 +109,7 @@ class Solution(eqx.Module):
 
     def derivative(self, t):
         """dy/dt at `t`: the derivative of `sol(t)`."""
-        return self._evaluate(Dense.slope, t)
+        return self._evaluate(lambda dense, t: dense.slope(t, self.f_reached), t)
 
     def _evaluate(self, fn, t):
         if self.dense is None:

@@ -60,7 +60,7 @@ def has_calls(jaxpr):
 
 
 def split(jaxpr, is_changing):
-    """Splits a jaxpr without calls; `is_changing` says which of its constants and arguments change in the loop.
+    """Splits a jaxpr without calls; `is_changing` says which constants and arguments change in the loop.
 
     What depends on nothing that changes is computed before: user code like `exp(log_rate)` or a matrix
     made of parameters is evaluated and differentiated once a solve, not once a stage.

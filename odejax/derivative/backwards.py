@@ -198,7 +198,7 @@ def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept
         free = n_scratch - n_kept
         target = jnp.where(free > 0, at + schedule.split(n + 1 - at, jnp.maximum(free, 1)), n)
         at, state = while_loop(lambda c: c[0] < target, advance, (at, state))
-        slot = jnp.minimum(n_kept, n_scratch - 1)  # at n nothing is kept: a row that is not counted is written
+        slot = jnp.minimum(n_kept, n_scratch - 1)  # at n a row is written and not counted
         is_room = free > 0
         kept = tuple(
             rows.write(b, jnp.where(is_room, leaf, rows.read(b, slot)), slot)

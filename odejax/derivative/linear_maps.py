@@ -21,18 +21,13 @@ So a derivative of order n walks the program doubled n - 1 times, and bounded me
 to every order. There is no mathematics below, only this table.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 
-from odejax.core.flow import same_variation
-from odejax.core.primitives import result_type
 from odejax.core.transform import select
-from odejax.derivative import backwards, forwards
+from odejax.derivative import backwards, forwards, lanes
 from odejax.derivative.doubling import (
     concatenate,
     doubled,
@@ -43,20 +38,7 @@ from odejax.derivative.doubling import (
     union_of,
     widen,
 )
-from odejax.derivative.lanes import (
-    Lift,
-    Mapped,
-    axes_of,
-    batched,
-    inputs_in_lanes,
-    is_mapped,
-    mask_of,
-    record_in_lanes,
-    results_in_lanes,
-    static_in_lanes,
-    to_directions,
-    values_of,
-)
+from odejax.derivative.linear_primitive import bind, define
 from odejax.derivative.record import Active, Inputs, Results, select_inputs
 
 
@@ -71,20 +53,20 @@ class Static(NamedTuple):
 
 def tangent(static, record, inputs, inputs_dot):
     """The derivative of the results in the direction of active inputs."""
-    return _bind(_tangent_p, static, (record, inputs), inputs_dot, _results_tree(inputs, static))
+    return bind(_tangent_p, static, (record, inputs), inputs_dot, _results_tree(inputs, static))
 
 
 def cotangent(static, record, inputs, results_bar):
     """Cotangents of the active inputs."""
     tree = jax.tree.structure(select_inputs(inputs, static.active))
-    return _bind(_cotangent_p, static, (record, inputs), results_bar, tree)
+    return bind(_cotangent_p, static, (record, inputs), results_bar, tree)
 
 
 def curvature(static, record, inputs, results_bar, inputs_dot, results_bar_dot):
     """The derivative of `cotangent` in the direction of active inputs and of the cotangents."""
     tree = jax.tree.structure(select_inputs(inputs, static.active))
     points, directions = (record, inputs, results_bar), (inputs_dot, results_bar_dot)
-    return _bind(_curvature_p, static, points, directions, tree)
+    return bind(_curvature_p, static, points, directions, tree)
 
 
 def _run_tangent(static, points, directions):
@@ -114,74 +96,9 @@ def _run_curvature(static, points, directions):
     return bars._replace(y0=bars.y0[: len(bars.y0) // 2])
 
 
-# -- the primitives: operands are the leaves of (points, directions), the map is linear in the latter
-
-
-def _bind(primitive, static, points, directions, out_tree):
-    operands, in_tree = jax.tree.flatten((points, directions))
-    n_linear = len(jax.tree.leaves(directions))
-    operands = same_variation(operands)
-    out = primitive.bind(*operands, static=static, in_tree=in_tree, n_linear=n_linear)
-    return jax.tree.unflatten(out_tree, out)
-
-
 def _results_tree(inputs, static):
     n_leaves = tuple(len(shapes) for shapes in static.program.output_shapes)
     return jax.tree.structure(Results(inputs.y0, tuple((0,) * n for n in n_leaves)))
-
-
-@partial(jax.jit, static_argnames=("run", "static", "in_tree"))
-def _run_jitted(*operands, run, static, in_tree):
-    return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
-
-
-def _define(name, run, abstract_eval, jvp, transpose, batch):
-    primitive = Primitive(name)
-    primitive.multiple_results = True
-
-    def run_flat(*operands, static, in_tree, n_linear):
-        return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
-
-    def impl(*operands, static, in_tree, n_linear):
-        return _run_jitted(*operands, run=run, static=static, in_tree=in_tree)
-
-    def abstract(*avals, static, in_tree, n_linear):
-        shapes = jax.tree.leaves(abstract_eval(static, *jax.tree.unflatten(in_tree, avals)))
-        return [result_type(shape, avals) for shape in shapes]
-
-    def jvp_rule(primals, tangents, *, static, in_tree, n_linear):
-        out = primitive.bind(*primals, static=static, in_tree=in_tree, n_linear=n_linear)
-        zeros = [type(t) is ad.Zero for t in tangents]
-        points, directions = jax.tree.unflatten(in_tree, primals)
-        is_linear = all(zeros[: len(zeros) - n_linear])
-        if is_linear:
-            dots = [ad.instantiate_zeros(t) for t in tangents[len(zeros) - n_linear :]]
-            operands = same_variation([*primals[: len(zeros) - n_linear], *dots])
-            return out, primitive.bind(*operands, static=static, in_tree=in_tree, n_linear=n_linear)
-        points_dot, directions_dot = jax.tree.unflatten(in_tree, tangents)
-        out_dot = jvp(static, points, directions, points_dot, directions_dot)
-        return out, jax.tree.leaves(out_dot)
-
-    def transpose_rule(bars, *operands, static, in_tree, n_linear):
-        bars = [ad.instantiate_zeros(b) for b in bars]
-        points, directions = jax.tree.unflatten(in_tree, operands)
-        bars = jax.tree.leaves(transpose(static, points, bars))
-        linear = jax.tree.leaves(directions, is_leaf=ad.is_undefined_primal)
-        linear_bars = [b if ad.is_undefined_primal(x) else None for b, x in zip(bars, linear, strict=True)]
-        return [None] * (len(operands) - n_linear) + linear_bars
-
-    def batch_rule(operands, axes, *, static, in_tree, n_linear):
-        pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
-        size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
-        return batch(static, size, *jax.tree.unflatten(in_tree, pairs))
-
-    primitive.def_impl(impl)
-    primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(run_flat, multiple_results=True))
-    ad.primitive_jvps[primitive] = jvp_rule
-    ad.primitive_transposes[primitive] = transpose_rule
-    batching.primitive_batchers[primitive] = batch_rule
-    return primitive
 
 
 # -- shapes
@@ -218,7 +135,7 @@ def _curvature_shapes(static, points, directions):
 def _tangent_jvp(static, points, inputs_dot, points_dot, inputs_dot_dot):
     record, inputs = points
     wanted, union = static.active, union_of(static.active, points_dot[1])
-    lift = Lift(static, union, inputs_dot.y0[0])
+    lift = lanes.Lift(static, union, inputs_dot.y0[0])
     inputs_dot_dot = instantiate(inputs_dot_dot)
     inputs_x_dot = lift.shared(instantiate(select_inputs(points_dot[1], union)), (True,) * sum(union.params))
     inputs = lift.shared(inputs, union.params)
@@ -237,7 +154,7 @@ def _tangent_jvp(static, points, inputs_dot, points_dot, inputs_dot_dot):
 def _cotangent_jvp(static, points, results_bar, points_dot, results_bar_dot):
     record, inputs = points
     wanted, union = static.active, union_of(static.active, points_dot[1])
-    lift = Lift(static, union, results_bar.y1[0])
+    lift = lanes.Lift(static, union, results_bar.y1[0])
     inputs_dot = instantiate(select_inputs(points_dot[1], union))
     out = curvature(
         lift.static,
@@ -307,37 +224,41 @@ def _curvature_transpose(static, points, bars):
 
 
 def _tangent_batch(static, size, points, inputs_dot):
-    if not is_mapped(points):
+    if not lanes.is_mapped(points):
         static = static._replace(n_directions=static.n_directions + 1)
-        record, inputs = values_of(points)
-        out = tangent(static, record, inputs, to_directions(inputs_dot, size))
-        return batched(out, jax.tree.map(lambda _: 0, out))
+        record, inputs = lanes.values_of(points)
+        out = tangent(static, record, inputs, lanes.to_directions(inputs_dot, size))
+        return lanes.batched(out, jax.tree.map(lambda _: 0, out))
     record, inputs = points
     d = static.n_directions
     dots_mapped = tuple(x.axis is not None for x in inputs_dot.params)
     mapped = tuple(
         x.axis is not None or m
-        for x, m in zip(inputs.params, mask_of(static.active.params, dots_mapped), strict=True)
+        for x, m in zip(inputs.params, lanes.mask_of(static.active.params, dots_mapped), strict=True)
     )
-    static = static_in_lanes(static, size, mapped)
-    inputs_dot = inputs_in_lanes(inputs_dot, select(mapped, static.active.params), size, d)
-    out = tangent(static, record_in_lanes(record, size), inputs_in_lanes(inputs, mapped, size), inputs_dot)
-    return batched(out, axes_of(out, d))
+    static = lanes.static_in_lanes(static, size, mapped)
+    inputs_dot = lanes.inputs_in_lanes(inputs_dot, select(mapped, static.active.params), size, d)
+    out = tangent(
+        static, lanes.record_in_lanes(record, size), lanes.inputs_in_lanes(inputs, mapped, size), inputs_dot
+    )
+    return lanes.batched(out, lanes.axes_of(out, d))
 
 
 def _cotangent_batch(static, size, points, results_bar):
-    if not is_mapped(points):
+    if not lanes.is_mapped(points):
         static = static._replace(n_directions=static.n_directions + 1)
-        record, inputs = values_of(points)
-        out = cotangent(static, record, inputs, to_directions(results_bar, size))
-        return batched(out, jax.tree.map(lambda _: 0, out))
+        record, inputs = lanes.values_of(points)
+        out = cotangent(static, record, inputs, lanes.to_directions(results_bar, size))
+        return lanes.batched(out, jax.tree.map(lambda _: 0, out))
     record, inputs = points
     d = static.n_directions
     mapped = tuple(x.axis is not None or a for x, a in zip(inputs.params, static.active.params, strict=True))
-    static = static_in_lanes(static, size, mapped)
-    results_bar = results_in_lanes(results_bar, size, d)
-    out = cotangent(static, record_in_lanes(record, size), inputs_in_lanes(inputs, mapped, size), results_bar)
-    return batched(out, axes_of(out, d))
+    static = lanes.static_in_lanes(static, size, mapped)
+    results_bar = lanes.results_in_lanes(results_bar, size, d)
+    out = cotangent(
+        static, lanes.record_in_lanes(record, size), lanes.inputs_in_lanes(inputs, mapped, size), results_bar
+    )
+    return lanes.batched(out, lanes.axes_of(out, d))
 
 
 def _curvature_batch(static, size, points, directions):
@@ -345,22 +266,22 @@ def _curvature_batch(static, size, points, directions):
     inputs_dot, results_bar_dot = directions
     active = static.active
     mapped = tuple(x.axis is not None or a for x, a in zip(inputs.params, active.params, strict=True))
-    static = static_in_lanes(static, size, mapped)
+    static = lanes.static_in_lanes(static, size, mapped)
     out = curvature(
         static,
-        record_in_lanes(record, size)._replace(states=None),
-        inputs_in_lanes(inputs, mapped, size),
-        results_in_lanes(results_bar, size, 0),
-        inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size),
-        results_in_lanes(results_bar_dot, size, 0),
+        lanes.record_in_lanes(record, size)._replace(states=None),
+        lanes.inputs_in_lanes(inputs, mapped, size),
+        lanes.results_in_lanes(results_bar, size, 0),
+        lanes.inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size),
+        lanes.results_in_lanes(results_bar_dot, size, 0),
     )
-    return batched(out, axes_of(out, 0))
+    return lanes.batched(out, lanes.axes_of(out, 0))
 
 
-_tangent_p = _define(
+_tangent_p = define(
     "odejax_tangent", _run_tangent, _tangent_shapes, _tangent_jvp, _tangent_transpose, _tangent_batch
 )
-_cotangent_p = _define(
+_cotangent_p = define(
     "odejax_cotangent",
     _run_cotangent,
     _cotangent_shapes,
@@ -368,7 +289,7 @@ _cotangent_p = _define(
     _cotangent_transpose,
     _cotangent_batch,
 )
-_curvature_p = _define(
+_curvature_p = define(
     "odejax_curvature",
     _run_curvature,
     _curvature_shapes,

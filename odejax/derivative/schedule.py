@@ -66,7 +66,7 @@ def split(length, free):
     that advances least.
     """
     zero = 0 * jnp.asarray(length)
-    free = jnp.minimum(free, lax.div(LARGEST_PRODUCT + zero, length))  # hardly ever less; keeps `reach` an int32
+    free = jnp.minimum(free, lax.div(LARGEST_PRODUCT + zero, length))  # `reach` is an int32
     _, reach, reach_1, reach_2 = while_loop(
         lambda c: c[1] < length,
         lambda c: (c[0] + 1, lax.div(c[1] * (free + 2 + c[0]), c[0] + 1), c[1], c[2]),

@@ -5,7 +5,6 @@ and low precision; the step size is the difference of two such numbers, exactly.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,81 +16,12 @@ from odejax.derivative import schedule
 from odejax.derivative.program import direction
 from odejax.derivative.record import Inputs, Record, next_stop
 from odejax.integrate import emit, progress
+from odejax.integrate.state import Carry, Numbers, Solved, Stats, Step, Tape
 from odejax.stepping import controller, error, explicit
 
 CODE = jnp.bfloat16  # of recorded step sizes: they are rounded to 8 bits, which costs nothing
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
-
-
-class Numbers(NamedTuple):
-    """The numbers of a solve that have no derivative, lane by lane."""
-
-    rtol: tuple[jax.Array, ...]  # for each leaf of the state, broadcastable to it
-    atol: tuple[jax.Array, ...]
-    dt0: jax.Array
-    max_steps: jax.Array
-    controller: controller.PIDController | controller.ConstantStep
-
-
-class Stats(NamedTuple):
-    """Counts, lane by lane."""
-
-    num_accepted: jax.Array
-    num_rejected: jax.Array
-    num_f_evals: jax.Array
-    min_step: jax.Array  # size of the smallest accepted step, but for the one that ends on t1
-    min_step_at: jax.Array  # the time it started from
-
-
-class Solved(NamedTuple):
-    """What the loop gives."""
-
-    y1: tuple[jax.Array, ...]
-    outputs: tuple[tuple[jax.Array, ...], ...]
-    t1: jax.Array  # the time reached
-    y_reached: tuple[jax.Array, ...]  # the last accepted state
-    f_reached: tuple[jax.Array, ...]  # f at both
-    status: jax.Array
-    stats: Stats
-    n_outputs: tuple[jax.Array, ...]
-    record: Record | None
-
-
-class Tape(NamedTuple):
-    """The record while it grows."""
-
-    n: jax.Array  # rows in use, the same for every lane
-    stride: jax.Array  # of kept states
-    codes: jax.Array
-    states: tuple[jax.Array, ...]  # and one row more, for those not kept
-
-
-class Step(NamedTuple):
-    """An attempted step."""
-
-    s: jax.Array
-    s1: jax.Array
-    code: jax.Array  # of s1, see `Record`
-    h: jax.Array  # signed
-    y1: tuple[jax.Array, ...]
-    slopes: list[tuple[jax.Array, ...]]
-
-
-class Carry(NamedTuple):
-    """What one attempt leaves to the next, lane by lane."""
-
-    s: jax.Array
-    h: jax.Array  # wanted size of the next step, unsigned
-    y: tuple[jax.Array, ...]
-    k: tuple[jax.Array, ...]  # f(t, y)
-    memory: controller.Memory
-    status: jax.Array
-    was_finite: jax.Array  # was the last error estimate finite?
-    stats: Stats
-    outputs: tuple[emit.Emitted, ...]
-    tape: Tape | None
-    percent_told: jax.Array | None  # how much of the solve has been reported
 
 
 def integrate(plan, inputs: Inputs, numbers: Numbers) -> Solved:
@@ -199,7 +129,10 @@ class _Loop:
         end = next_stop(self.stops, old.s)
         stretch = LAST_STEP_STRETCH if self.plan.is_adaptive else CONSTANT_STEP_STRETCH
         is_end = old.s + stretch * old.h >= end
-        code = jnp.where(self.unit > 0, old.h / self.unit, 0.0).astype(CODE)
+        if self.plan.is_adaptive:
+            code = jnp.where(self.unit > 0, old.h / self.unit, 0.0).astype(CODE)
+        else:
+            code = jnp.ones(end.shape, CODE)
         s1 = jnp.where(is_end, end, old.s + code.astype(end.dtype) * self.unit)
         return s1, jnp.where(is_end, jnp.inf, code).astype(CODE)
 
@@ -244,8 +177,7 @@ class _Loop:
         return Carry(
             s,
             leaves.select(is_running, h, old.h),
-            leaves.where(is_accepted, step.y1, old.y),
-            leaves.where(is_accepted, step.slopes[self.method.n_stages], old.k),
+            *self._next_state(old, step, is_accepted),
             jax.tree.map(partial(leaves.select, is_running), memory, old.memory),
             self._next_status(old, s, h, is_accepted, is_finite, stats, outputs, tape),
             is_finite,
@@ -254,6 +186,12 @@ class _Loop:
             tape,
             progress.tell(self.plan.on_progress, old.percent_told, s, self.length),
         )
+
+    def _next_state(self, old, step, is_accepted):
+        y1, k1 = step.y1, step.slopes[self.method.n_stages]
+        if not self.plan.is_adaptive and not self.plan.lanes:
+            return y1, k1  # a step of given size is only refused when that ends the solve
+        return leaves.where(is_accepted, y1, old.y), leaves.where(is_accepted, k1, old.k)
 
     def _count(self, old, step, is_running, is_accepted, outputs):
         stats, size = old.stats, step.s1 - step.s

@@ -17,7 +17,8 @@ from odejax.derivative import linear_maps
 from odejax.derivative.lanes import Mapped, inputs_in_lanes
 from odejax.derivative.linear_maps import Static
 from odejax.derivative.record import Active, Inputs, Record, Results
-from odejax.integrate.loop import CODE, Numbers, Solved, Stats, integrate
+from odejax.integrate.loop import CODE, integrate
+from odejax.integrate.state import Numbers, Solved, Stats
 
 
 def solve(plan, inputs: Inputs, numbers: Numbers) -> Solved:

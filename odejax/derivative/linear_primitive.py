@@ -1,0 +1,87 @@
+"""JAX primitives for maps that are linear in some of their operands: the machinery, without mathematics.
+
+The operands are the leaves of (points, directions); a map is linear in its directions.
+"""
+
+from functools import partial
+
+import jax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from odejax.core.flow import same_variation
+from odejax.core.primitives import result_type
+from odejax.derivative.lanes import Mapped
+
+
+def bind(primitive, static, points, directions, out_tree):
+    """The map at given points, its results as a pytree."""
+    operands, in_tree = jax.tree.flatten((points, directions))
+    n_linear = len(jax.tree.leaves(directions))
+    operands = same_variation(operands)
+    out = primitive.bind(*operands, static=static, in_tree=in_tree, n_linear=n_linear)
+    return jax.tree.unflatten(out_tree, out)
+
+
+@partial(jax.jit, static_argnames=("run", "static", "in_tree"))
+def _run_jitted(*operands, run, static, in_tree):
+    return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
+
+
+def define(name, run, shapes, jvp, transpose, batch):
+    """A primitive for a map `run(static, points, directions)` that is linear in the directions.
+
+    Args:
+        name: its name in jaxprs.
+        run: the map itself.
+        shapes: `shapes(static, points, directions)`, those of its results.
+        jvp: `jvp(static, points, directions, points_dot, directions_dot)`, for points that have tangents.
+        transpose: `transpose(static, points, bars)`, cotangents of the directions.
+        batch: `batch(static, size, points, directions)` of `Mapped` operands: results and their axes.
+    """
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+
+    def run_flat(*operands, static, in_tree, n_linear):
+        return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
+
+    def impl(*operands, static, in_tree, n_linear):
+        return _run_jitted(*operands, run=run, static=static, in_tree=in_tree)
+
+    def abstract(*avals, static, in_tree, n_linear):
+        results = jax.tree.leaves(shapes(static, *jax.tree.unflatten(in_tree, avals)))
+        return [result_type(shape, avals) for shape in results]
+
+    def jvp_rule(primals, tangents, *, static, in_tree, n_linear):
+        out = primitive.bind(*primals, static=static, in_tree=in_tree, n_linear=n_linear)
+        zeros = [type(t) is ad.Zero for t in tangents]
+        points, directions = jax.tree.unflatten(in_tree, primals)
+        is_linear = all(zeros[: len(zeros) - n_linear])
+        if is_linear:
+            dots = [ad.instantiate_zeros(t) for t in tangents[len(zeros) - n_linear :]]
+            operands = same_variation([*primals[: len(zeros) - n_linear], *dots])
+            return out, primitive.bind(*operands, static=static, in_tree=in_tree, n_linear=n_linear)
+        points_dot, directions_dot = jax.tree.unflatten(in_tree, tangents)
+        out_dot = jvp(static, points, directions, points_dot, directions_dot)
+        return out, jax.tree.leaves(out_dot)
+
+    def transpose_rule(bars, *operands, static, in_tree, n_linear):
+        bars = [ad.instantiate_zeros(b) for b in bars]
+        points, directions = jax.tree.unflatten(in_tree, operands)
+        bars = jax.tree.leaves(transpose(static, points, bars))
+        linear = jax.tree.leaves(directions, is_leaf=ad.is_undefined_primal)
+        linear_bars = [b if ad.is_undefined_primal(x) else None for b, x in zip(bars, linear, strict=True)]
+        return [None] * (len(operands) - n_linear) + linear_bars
+
+    def batch_rule(operands, axes, *, static, in_tree, n_linear):
+        pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
+        size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
+        return batch(static, size, *jax.tree.unflatten(in_tree, pairs))
+
+    primitive.def_impl(impl)
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(run_flat, multiple_results=True))
+    ad.primitive_jvps[primitive] = jvp_rule
+    ad.primitive_transposes[primitive] = transpose_rule
+    batching.primitive_batchers[primitive] = batch_rule
+    return primitive
