@@ -144,7 +144,7 @@ def _tangent_jvp(static, points, inputs_dot, points_dot, inputs_dot_dot):
     )
     out = tangent(
         doubled(lift.static),
-        lift.record(record),
+        lift.record(record)._replace(states=None),  # those kept are not the doubled program's
         concatenate(inputs, inputs_dot),
         concatenate(inputs_x_dot, inputs_dot_dot),
     )
@@ -180,7 +180,7 @@ def _curvature_jvp(static, points, directions, points_dot, directions_dot):
     static = doubled(static._replace(active=union))
     out = curvature(
         static,
-        record,
+        record._replace(states=None),
         concatenate(inputs, inputs_dot),
         concatenate(results_bar_dot, results_bar),
         concatenate(inputs_x_dot, inputs_dot_dot),

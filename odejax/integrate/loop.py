@@ -21,6 +21,7 @@ from odejax.stepping import controller, error, explicit
 
 CODE = jnp.bfloat16  # of recorded step sizes: they are rounded to 8 bits, which costs nothing
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
+SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
 
 
@@ -93,7 +94,8 @@ class _Loop:
             rtol, atol = self.numbers.rtol, self.numbers.atol
             h = error.first_step(self.method, self.field, self.t0, self.sign, self.length, y, k, rtol, atol)
             n_evals = 2
-        return jnp.minimum(h, control.max_step), n_evals
+        h = jnp.maximum(jnp.minimum(h, control.max_step), self._smallest_step(jnp.zeros_like(h)))
+        return h, n_evals
 
     def _empty_tape(self, y):
         if not self.plan.is_recorded:
@@ -148,7 +150,12 @@ class _Loop:
             numbers.controller, method.error_order + 1, ratio, size, old.memory
         )
         h = jnp.where(is_accepted & jnp.isinf(step.code), jnp.maximum(h, old.h), h)  # it was cut at a stop
-        return is_accepted, h, memory, jnp.isfinite(ratio)
+        return is_accepted, jnp.maximum(h, self._smallest_step(old.s)), memory, jnp.isfinite(ratio)
+
+    def _smallest_step(self, s):
+        """The least that is tried: `min_step`, or what still advances time."""
+        eps = jnp.finfo(s.dtype).eps
+        return jnp.maximum(self.numbers.controller.min_step, jnp.maximum(4 * eps * s, eps**2 * self.length))
 
     def emit(self, old, step, is_accepted):
         n = old.tape.n if old.tape is not None else None
@@ -179,7 +186,7 @@ class _Loop:
             leaves.select(is_running, h, old.h),
             *self._next_state(old, step, is_accepted),
             jax.tree.map(partial(leaves.select, is_running), memory, old.memory),
-            self._next_status(old, s, h, is_accepted, is_finite, stats, outputs, tape),
+            self._next_status(old, step, s, is_accepted, is_finite, stats, outputs, tape),
             is_finite,
             stats,
             outputs,
@@ -205,15 +212,12 @@ class _Loop:
             jnp.where(is_smallest, self.t0 + self.sign * step.s, stats.min_step_at),
         )
 
-    def _next_status(self, old, s, h, is_accepted, is_finite, stats, outputs, tape):
-        eps = jnp.finfo(s.dtype).eps
+    def _next_status(self, old, step, s, is_accepted, is_finite, stats, outputs, tape):
         if self.plan.is_adaptive:
-            smallest = jnp.maximum(
-                self.numbers.controller.min_step, jnp.maximum(4 * eps * s, eps**2 * self.length)
-            )
-            is_stuck = ~is_accepted & (h < smallest)
+            is_stuck = ~is_accepted & (step.s1 - step.s <= SMALLEST_STRETCH * self._smallest_step(old.s))
         else:
-            is_stuck = ~is_accepted | (old.s + old.h <= old.s)
+            is_stuck = ~is_accepted
+        is_stuck |= (step.s1 <= step.s) & (self.length > 0)
         reason = jnp.where(is_finite, Status.STEP_UNDERFLOW, Status.NON_FINITE)
         new = jnp.where(is_stuck, reason, Status.RUNNING)
         n_attempts = stats.num_accepted + stats.num_rejected

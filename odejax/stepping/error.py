@@ -54,7 +54,17 @@ def first_step(method, field, t0, sign, length, y0, k0, rtol, atol):
     scales = scale(y0, y0, rtol, atol)
 
     def norm(state):
-        return jnp.sqrt(sum_of_squares(state, scales, n_lane_axes) / size).astype(t0.dtype)
+        """The root of the mean square, of numbers that may be too large to be squared."""
+        largest = reduce(
+            jnp.maximum,
+            [
+                (jnp.abs(x) / s).max(axis=tuple(range(n_lane_axes, x.ndim)))
+                for x, s in zip(state, scales, strict=True)
+            ],
+        )
+        unit = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+        units = [s * leaves.along(unit, s).astype(s.dtype) for s in scales]
+        return (unit * jnp.sqrt(sum_of_squares(state, units, n_lane_axes) / size)).astype(t0.dtype)
 
     d0, d1 = norm(y0), norm(k0)
     is_clear = (d0 > 1e-5) & (d1 > 1e-5)
