@@ -3,9 +3,6 @@
 from functools import reduce
 
 import jax.numpy as jnp
-from jax import lax
-
-LARGE = 2**14  # numbers in a state from which on making them twice costs more than reading them again
 
 
 def along(value, leaf):
@@ -54,11 +51,3 @@ def is_finite(state, n_lane_axes):
     """Lane by lane: has the state no inf and no NaN? A sum of 0 x, as one sweep over memory."""
     sums = [(leaf * 0).sum(axis=tuple(range(n_lane_axes, leaf.ndim))) for leaf in state]
     return reduce(jnp.logical_and, [jnp.isfinite(total) for total in sums])
-
-
-def settle(state):
-    """The state, computed once: without this the compiler fuses it, made anew, into each of its uses.
-
-    Small states are left alone: there one fused loop over everything is best.
-    """
-    return lax.optimization_barrier(state) if sum(leaf.size for leaf in state) >= LARGE else state

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
+from odejax.core.flow import settle
 
 
 def advance(tableau, slope, y, h, first):
@@ -20,8 +21,8 @@ def advance(tableau, slope, y, h, first):
 def step(tableau, slope, y, h, first):
     """The new state and all slopes of the step; the last is f(t1, y1), the first one of the next step."""
     y1, slopes = advance(tableau, slope, y, h, first)
-    y1 = leaves.settle(y1)
-    return y1, [*slopes, leaves.settle(slope(1.0, y1))]
+    y1 = settle(y1)
+    return y1, [*slopes, settle(slope(1.0, y1))]
 
 
 def extra_stages(tableau, slope, y, h, slopes):
