@@ -53,6 +53,11 @@ def is_known(x) -> bool:
     return not isinstance(x, jax.core.Tracer)
 
 
+def as_array(x, dtype):
+    """An array that stays known: under `jit`, JAX's own would be a tracer."""
+    return np.asarray(x, dtype) if is_known(x) else jnp.asarray(x, dtype)
+
+
 def is_array_or_number(x) -> bool:
     return eqx.is_array(x) or isinstance(x, (bool, int, float, complex, np.ndarray, np.generic))
 
@@ -101,7 +106,7 @@ def _time(name, t):
         raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(t)}. Use jax.vmap for many spans.")
     if is_known(t) and not np.isfinite(t):
         raise ValueError(f"`{name}` must be finite, got {t}.")
-    return jnp.asarray(t, time_dtype())
+    return as_array(t, time_dtype())
 
 
 def output_times(t_eval, t_span):
@@ -109,16 +114,17 @@ def output_times(t_eval, t_span):
     if t_eval is None:
         return None
     if not is_array_or_number(t_eval):
-        t_eval = jnp.asarray(t_eval)
+        is_traced = not all(map(is_known, t_eval))
+        t_eval = jnp.stack(t_eval) if is_traced else np.asarray(t_eval)
     if np.ndim(t_eval) != 1:
         raise ValueError(
             f"`t_eval` must be a vector of times, got shape {np.shape(t_eval)}. Use jax.vmap for several."
         )
     if np.size(t_eval) == 0:
         raise ValueError("`t_eval` is empty. Pass None for the state at t1 only.")
-    times = jnp.asarray(t_eval, time_dtype())
+    times = as_array(t_eval, time_dtype())
     if all(map(is_known, (times, *t_span))):
-        _check_times(np.asarray(times), *map(float, t_span))
+        _check_times(times, *map(float, t_span))
     return times
 
 
@@ -208,13 +214,19 @@ def _tolerance(name, value, y0):
             raise TypeError(f"`{name}` must be real, got {v!r}.")
         if is_known(v) and not (np.asarray(v) >= 0).all():
             raise ValueError(f"`{name}` must not be negative or NaN, got {v}.")
-        if np.shape(v) != () and np.broadcast_shapes(np.shape(v), leaf.shape) != leaf.shape:
+        if not _fits(np.shape(v), leaf.shape):
             raise ValueError(
                 f"`{name}` of shape {np.shape(v)} does not fit a leaf of `y0` of shape {leaf.shape}."
             )
-        v = jnp.asarray(v, jnp.finfo(leaf.dtype).dtype)
+        v = as_array(v, jnp.finfo(leaf.dtype).dtype)
         out.append(v if v.ndim == 0 else v.reshape((1,) * (leaf.ndim - v.ndim) + v.shape))
     return tuple(out)
+
+
+def _fits(shape, target):
+    """Does an array of that shape broadcast to the target's?"""
+    pairs = zip(shape[::-1], target[::-1], strict=False)
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
 
 
 def first_step(dt0):
@@ -233,7 +245,7 @@ def step_limit(max_steps):
         raise TypeError(f"`max_steps` must be an integer, got {max_steps!r}.")
     if is_known(max_steps) and not 0 < max_steps < 2**31:
         raise ValueError(f"`max_steps` must be positive and below 2**31, got {max_steps}.")
-    return jnp.asarray(max_steps, jnp.int32)
+    return as_array(max_steps, jnp.int32)
 
 
 def count(name, value, least=1):
@@ -274,30 +286,3 @@ def arguments(args):
                 "Let f close over what is not a number."
             )
     return args
-
-
-def check_slope(out, y0):
-    """Does f return the structure and shapes of `y0`, with numbers in them?"""
-    wanted, got = jax.tree.structure(y0), jax.tree.structure(out)
-    if wanted != got:
-        raise TypeError(f"`f` must return dy/dt with the structure of `y0`, {wanted}; it returned {got}.")
-    for (path, k), y in zip(jax.tree.flatten_with_path(out)[0], jax.tree.leaves(y0), strict=True):
-        name = "dy" + jax.tree_util.keystr(path)
-        if k.shape != y.shape:
-            raise ValueError(
-                f"`f` must return arrays of the shapes of `y0`: {name} is {k.shape}, not {y.shape}."
-            )
-        if not jnp.issubdtype(k.dtype, jnp.inexact):
-            raise TypeError(f"`f` must return floating point numbers: {name} is {k.dtype}.")
-        if jnp.issubdtype(k.dtype, jnp.complexfloating) and not jnp.issubdtype(y.dtype, jnp.complexfloating):
-            raise TypeError(f"`f` returned complex numbers ({name}) for a real `y0`. Make `y0` complex.")
-
-
-def check_saved(out):
-    """Does `save_fn` return arrays?"""
-    if not jax.tree.leaves(out):
-        raise TypeError("`save_fn` must return an array or a pytree of arrays, got nothing.")
-    for path, x in jax.tree.flatten_with_path(out)[0]:
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
-            name = "save_fn(...)" + jax.tree_util.keystr(path)
-            raise TypeError(f"`save_fn` must return floating point numbers: {name} is {x.dtype}.")

@@ -150,7 +150,7 @@ class _Problem:
         self.y0, self.time = tuple(leaves), t_span[0].astype(arguments.real_dtype(y0))
         self.theta = jax.tree.leaves(eqx.filter(args, eqx.is_array))
         self.y0_tree = y0
-        self.f = self._function(f, lambda out: arguments.check_slope(out, y0), like=y0).function
+        self.f = self._function(f, lambda out: build.check_slope(out, y0), like=y0).function
         self.slope = Slope(self.f)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
 
@@ -160,7 +160,7 @@ class _Problem:
     def add_saved(self, count, times):
         """Rows of what `save_fn` makes of the state: at `times`, or after each step."""
         fn = self.save_fn or (lambda t, y, *args: y)
-        save, out = self._function(fn, arguments.check_saved)
+        save, out = self._function(fn, build.check_saved)
         leaves, self.saved_tree = jax.tree.flatten(out)
         shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         t = () if times is not None else (jax.ShapeDtypeStruct((), self.t_span[0].dtype),)
@@ -223,6 +223,6 @@ class _Problem:
     def _saved_at_end(self, y1):
         if self.save_fn is not None:
             time = self.t_span[1].astype(self.time.dtype)
-            y1 = self.save_fn(time, y1, *self.args)
-            arguments.check_saved(y1)
+            y1 = jax.tree.map(jnp.asarray, self.save_fn(time, y1, *self.args))
+            build.check_saved(y1)
         return jax.tree.map(lambda x: x[None], y1)

@@ -27,7 +27,8 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
     y0 = inputs.y0
     states = record.states
     if states is None:
-        capacity, states = 1, tuple(leaf[None] for leaf in (origin(record), *y0))
+        first = tuple(_finite_if_failed(leaf, record.has_failed) for leaf in y0)
+        capacity, states = 1, tuple(leaf[None] for leaf in (origin(record), *first))
     else:
         capacity = states[0].shape[0] - 1
     stride = schedule.final_stride(record.n_steps, capacity)
@@ -210,6 +211,11 @@ def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept
     carry = jnp.where(is_newer, newest, at), state, n_kept, kept_at, kept
     _, state, n_kept, kept_at, kept = while_loop(lambda c: c[0] < n, advance_to_next, carry)
     return state, n_kept, kept_at, kept
+
+
+def _finite_if_failed(leaf, has_failed):
+    """A state with numbers for NaN in lanes that failed: their cotangents are zero, and 0 NaN is not."""
+    return jnp.where(leaves.along(has_failed, leaf) & ~jnp.isfinite(leaf), 0, leaf)
 
 
 def _poison(record, results_bar, n_directions):

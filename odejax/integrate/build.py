@@ -78,3 +78,30 @@ def _hoisted(closed, operands, n_state, theta):
     indices = (*range(n_arguments), *range(len(theta), len(theta) + len(added)))
     theta.extend(added)
     return JaxprFunction(jaxpr, t.dtype, indices)
+
+
+def check_slope(out, y0):
+    """Does f return the structure and shapes of `y0`, with numbers in them?"""
+    wanted, got = jax.tree.structure(y0), jax.tree.structure(out)
+    if wanted != got:
+        raise TypeError(f"`f` must return dy/dt with the structure of `y0`, {wanted}; it returned {got}.")
+    for (path, k), y in zip(jax.tree.flatten_with_path(out)[0], jax.tree.leaves(y0), strict=True):
+        name = "dy" + jax.tree_util.keystr(path)
+        if k.shape != y.shape:
+            raise ValueError(
+                f"`f` must return arrays of the shapes of `y0`: {name} is {k.shape}, not {y.shape}."
+            )
+        if not jnp.issubdtype(k.dtype, jnp.inexact):
+            raise TypeError(f"`f` must return floating point numbers: {name} is {k.dtype}.")
+        if jnp.issubdtype(k.dtype, jnp.complexfloating) and not jnp.issubdtype(y.dtype, jnp.complexfloating):
+            raise TypeError(f"`f` returned complex numbers ({name}) for a real `y0`. Make `y0` complex.")
+
+
+def check_saved(out):
+    """Does `save_fn` return arrays?"""
+    if not jax.tree.leaves(out):
+        raise TypeError("`save_fn` must return an array or a pytree of arrays, got nothing.")
+    for path, x in jax.tree.flatten_with_path(out)[0]:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            name = "save_fn(...)" + jax.tree_util.keystr(path)
+            raise TypeError(f"`save_fn` must return floating point numbers: {name} is {x.dtype}.")
