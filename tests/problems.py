@@ -1,5 +1,7 @@
 """Problems with known solutions, and solvers that share no code with odejax: scipy, and the naive twin."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -81,7 +83,7 @@ class Network(eqx.Module):
 
 def network(sizes, seed=0, dtype=float):
     rng = np.random.default_rng(seed)
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    pairs = itertools.pairwise(sizes)
     return Network([(jnp.asarray(rng.normal(size=(m, n)) / np.sqrt(n), dtype),
                      jnp.asarray(0.1 * rng.normal(size=m), dtype)) for n, m in pairs])  # fmt: skip
 

@@ -359,7 +359,9 @@ def with_shared(name, order):
     def in_lanes(run):
         def fn(v):
             shared, own = v[:n_shared], v[n_shared:].reshape(LANES, -1)
-            return jax.vmap(lambda o, *d: run(jnp.concatenate([o, shared]), *d))(own, points, derivatives).ravel()
+            return jax.vmap(lambda o, *d: run(jnp.concatenate([o, shared]), *d))(
+                own, points, derivatives
+            ).ravel()
 
         return fn
 
@@ -719,9 +721,11 @@ def test_jvp_and_grad_of_each_method(method):
 
     at = y0, 4.0, times, 0.25, 1.25
     wanted = jax.jit(jax.jacfwd(twin, tuple(range(5))))(*at)
+    largest = max(abs(p) for row in odejax.METHODS[method].P for p in row)
+    exact = EXACT * max(1.0, largest / 1000)  # coefficients up to 1e4 cancel in dense output of order 9
     for jac in (jax.jacfwd, jax.jacrev):
         got = jac(ours, tuple(range(5)))(*at)
-        assert distance(flat(got), flat(wanted)) < EXACT  # by t1 only what lies in the last step changes
+        assert distance(flat(got), flat(wanted)) < exact  # by t1 only what lies in the last step changes
 
 
 # -- beside what does not depend on the steps
@@ -794,14 +798,10 @@ def test_tolerances_and_statistics_have_no_derivative():
         sol = solve(decay, y0, (0.0, 1.0), (1.0,), rtol=rtol, dt0=dt0)
         return sol.y1, sol.stats.min_step, sol.y_reached
 
-    by_rtol, by_dt0, by_y0 = jax.jacfwd(run, (0, 1, 2))(1e-6, 1e-3, 1.0)
-    assert by_rtol == by_dt0 == (0.0, 0.0, 0.0)
-    value, step, reached = (
-        j if np.ndim(j) == 0 else j for j in jax.jacfwd(lambda y: run(1e-6, 1e-3, y))(1.0)
-    )
-    assert abs(value - np.exp(-1)) < 1e-5
-    assert step == 0
-    assert reached == 0
+    value, step, reached = jax.jacfwd(run, (0, 1, 2))(1e-6, 1e-3, 1.0)
+    assert value[:2] == (0.0, 0.0)
+    assert abs(value[2] - np.exp(-1)) < 1e-5
+    assert step == reached == (0.0, 0.0, 0.0)
 
 
 def test_value_does_not_change_under_differentiation():

@@ -266,7 +266,9 @@ def test_derivatives_are_nan_where_the_primal_is_unused():
     assert np.isnan(tangent)
     assert np.isnan(jax.grad(lambda t1: solve(explosion, y0, (0.0, t1), throw=False).y1[0])(2.0))
     assert np.isnan(jax.grad(lambda t0: solve(explosion, y0, (t0, 2.0), throw=False).y1[0])(0.0))
-    assert np.isnan(jax.vjp(lambda a: solve(explosion, y0, (0.0, 2.0), (a,), throw=False).y1, 1.0)[1](jnp.ones(2))[0])
+    assert np.isnan(
+        jax.vjp(lambda a: solve(explosion, y0, (0.0, 2.0), (a,), throw=False).y1, 1.0)[1](jnp.ones(2))[0]
+    )
 
 
 @pytest.mark.parametrize("status", FAILURES, ids=lambda s: s.name)

@@ -70,7 +70,7 @@ def test_slope_of_convergence(method):
                 )
                 for i in (0, 1)
             ]
-        )  # noqa: B023
+        )
         assert distance(sol.y1, hairer_exact(t1)) < 20 * errors[-1][0]
     slopes = np.log2(np.divide(*errors))
     between = min(tableau.order, tableau.dense_order + 1)
