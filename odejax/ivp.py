@@ -1,6 +1,8 @@
 """`solve`: initial value problems, the one door."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,14 +20,30 @@ from odejax.integrate.plan import AtTime, Output, Plan
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
 from odejax.solution import Dense, Solution, Statistics, check
-from odejax.stepping.controller import PIDController
+from odejax.stepping.controller import ConstantStep, PIDController
+from odejax.tableaus import ExplicitTableau
 
 
 def solve(
-    f, y0, t_span, args=(), *, t_eval=None, method="tsit5", rtol=None, atol=None, dt0=None, controller=None,
-    max_steps=100_000, save_fn=None, save_steps=None, dense=False, checkpoints=None, throw=None,
-    progress=False,
-):  # fmt: skip
+    f: Callable[..., Any],
+    y0: Any,
+    t_span: tuple[Any, Any],
+    args: tuple[Any, ...] = (),
+    *,
+    t_eval: Any = None,
+    method: str | ExplicitTableau = "tsit5",
+    rtol: Any = None,
+    atol: Any = None,
+    dt0: Any = None,
+    controller: PIDController | ConstantStep | None = None,
+    max_steps: Any = 100_000,
+    save_fn: Callable[..., Any] | None = None,
+    save_steps: int | None = None,
+    dense: bool | int = False,
+    checkpoints: int | arguments.Checkpoints | None = None,
+    throw: bool | None = None,
+    progress: bool | Callable[[float], Any] = False,
+) -> Solution:
     r"""Solves dy/dt = f(t, y, *args), y(t0) = y0, and has every derivative.
 
     $$\frac{dy}{dt} = f(t, y, \theta), \qquad y(t_0) = y_0$$
@@ -85,8 +103,8 @@ def solve(
     """
     y0 = arguments.state(y0)
     t_span = arguments.span(t_span)
-    method = arguments.find_method(method)
-    controller = arguments.find_controller(controller, method)
+    tableau = arguments.find_method(method)
+    control = arguments.find_controller(controller, tableau)
     args = arguments.arguments(args)
     if not callable(f):
         raise TypeError(f"`f` must be a function f(t, y, *args), got {f!r}.")
@@ -100,10 +118,10 @@ def solve(
         arguments.tolerances(rtol, atol, y0),
         arguments.first_step(dt0),
         arguments.step_limit(max_steps),
-        controller,
+        control,
     )
     options = (
-        method,
+        tableau,
         arguments.count("save_steps", save_steps),
         arguments.dense_capacity(dense),
         arguments.room(checkpoints),

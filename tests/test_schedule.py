@@ -206,7 +206,7 @@ def test_gradient_with_few_checkpoints_in_lanes_and_twice():
 def test_checkpoints_may_be_given_both_ways():
     y0 = jnp.array([1.0, 1.0])
     for room in (4, odejax.Checkpoints(4), odejax.Checkpoints(states=4, steps=300), odejax.Checkpoints()):
-        grad = jax.grad(lambda k: solve(oscillator, y0, (0.0, 1.0), (k,), checkpoints=room).y1[0])  # noqa: B023
+        grad = jax.grad(lambda k: solve(oscillator, y0, (0.0, 1.0), (k,), checkpoints=room).y1[0])
         assert (
             distance(grad(20.0), jax.grad(lambda k: solve(oscillator, y0, (0.0, 1.0), (k,)).y1[0])(20.0))
             < 1e-13

@@ -65,7 +65,7 @@ def test_slope_of_convergence(method):
         errors.append(
             [
                 distance(
-                    jax.tree.map(lambda x: x[i::2], sol.ys),  # noqa: B023
+                    jax.tree.map(lambda x: x[i::2], sol.ys),
                     jax.tree.map(lambda x: x[i::2], exact),
                 )
                 for i in (0, 1)
@@ -523,7 +523,7 @@ def test_f_is_traced_once_for_the_gradient():
     for numbers in VARIATIONS:
         numbers = dict(numbers)
         k = numbers.pop("k", 20.0)
-        jax.grad(lambda k: varied(f, k=k, **numbers).y1[0])(k)  # noqa: B023
+        jax.grad(lambda k: varied(f, k=k, **numbers).y1[0])(k)
     assert len(traces) == 1
 
 
