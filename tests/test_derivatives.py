@@ -605,6 +605,27 @@ def test_output_times(controller):
             assert np.abs(others).max() < 1e-6
 
 
+def test_output_times_between_steps_beside_the_twin():
+    """Where a time is the end of a step it belongs to that step, and still moves by itself: in second order, too."""
+    y0 = jnp.array([1.0, 1.0])
+    options = {"method": "bosh3", "rtol": 1e-4}
+    s = recorded_steps(oscillator, y0, (0.0, 0.6), **options)
+    times = jnp.array([0.0, s[1], s[3], 0.6])
+
+    def ours(times, k):
+        return solve(oscillator, y0, (0.0, 0.6), (k,), t_eval=times, **options).ys
+
+    def twin(times, k):
+        return naive_twin(oscillator, y0, (0.0, 0.6), (k,), s, "bosh3", times)[1]
+
+    for transform in (
+        lambda fn: jax.jacrev(fn, (0, 1)),
+        lambda fn: jax.jacfwd(jax.jacrev(fn, (0, 1)), (0, 1)),
+    ):
+        wanted = jax.jit(transform(twin))(times, 20.0)
+        assert distance(flat(transform(ours)(times, 20.0)), flat(wanted)) < EXACT
+
+
 def test_exact_output_times_beside_a_chain_of_solves():
     """Derivatives of values at stops are those of solves that end there."""
 

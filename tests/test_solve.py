@@ -596,6 +596,8 @@ def test_counts_of_steps():
     starts = np.concatenate([[0.0], sol.ts])
     assert abs(stats.min_step_at - starts[sizes.argmin()]) < 1e-14
     assert solve(lorenz, jnp.ones(3), (0.0, 5.0), max_steps=int(stats.num_steps)).success
+    cut = solve(oscillator, Y0, (0.0, 1.0), controller=ConstantStep(0.3))
+    assert abs(cut.stats.min_step - 0.3) < 1e-14  # not the last one, which is cut to 0.1
 
 
 def test_prints_as_three_lines():
