@@ -14,8 +14,10 @@ from odejax import arguments
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program, Slope
 from odejax.derivative.record import Inputs
+from odejax.core.components import TooLarge
 from odejax.integrate import build
 from odejax.integrate import progress as bar
+from odejax.integrate.forms import COMPONENTS, Form
 from odejax.integrate.plan import AtTime, Output, Plan
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
@@ -41,6 +43,7 @@ def solve(
     save_steps: int | None = None,
     dense: bool | int = False,
     checkpoints: int | arguments.Checkpoints | None = None,
+    components: int = COMPONENTS,
     throw: bool | None = None,
     progress: bool | Callable[[float], Any] = False,
 ) -> Solution:
@@ -78,6 +81,8 @@ def solve(
         dense: True, or a number of steps to make room for: `sol(t)` evaluates the solution anywhere.
         checkpoints: how many states are kept for reverse mode, or an `odejax.Checkpoints`, which has the
             defaults.
+        components: a state of at most so many numbers is carried as scalars, and f is evaluated component by
+            component: faster under `vmap` and in reverse. 0: never.
         throw: True: a failure raises, inside `jit` too (by equinox). False: it never does. Default: it
             raises outside of `jit`; inside, the failure is data, and `odejax.check(sol)` raises.
         progress: True shows a bar (needs tqdm), or a function to call with the fraction done in [0, 1].
@@ -126,6 +131,7 @@ def solve(
         arguments.dense_capacity(dense),
         arguments.room(checkpoints),
         bar.callback(progress),
+        arguments.count("components", components, least=0) or 0,
     )
     functions, static = eqx.partition((f, args, save_fn), arguments.is_array_or_number)
     functions = jax.tree.map(jnp.asarray, functions)
@@ -153,8 +159,8 @@ def _solve(functions, y0, numbers, static, options):
         on_progress=options[4],
     )
     dt0 = jnp.zeros_like(t_span[0]) if dt0 is None else dt0
-    inputs = problem.inputs()
-    solved = run(plan, inputs, Numbers(rtol, atol, dt0, max_steps, controller))
+    rtol, atol = problem.form.spread(rtol), problem.form.spread(atol)
+    solved = run(plan, problem.inputs(), Numbers(rtol, atol, dt0, max_steps, controller))
     return problem.solution(solved, t_eval)
 
 
@@ -162,25 +168,32 @@ class _Problem:
     """The user's functions, traced once, and what is asked of the solution."""
 
     def __init__(self, f, y0, t_span, args, save_fn, options):
-        self.method, self.save_steps, self.dense_steps, self.room, _ = options
+        self.method, self.save_steps, self.dense_steps, self.room, _, self.components = options
         self.t_span, self.args, self.save_fn = t_span, args, save_fn
         leaves, self.tree = jax.tree.flatten(y0)
-        self.y0, self.time = tuple(leaves), t_span[0].astype(arguments.real_dtype(y0))
-        self.theta = jax.tree.leaves(eqx.filter(args, eqx.is_array))
-        self.y0_tree = y0
-        self.f = self._function(f, lambda out: build.check_slope(out, y0), like=y0).function
+        self.time, self.y0_tree = t_span[0].astype(arguments.real_dtype(y0)), y0
+        self.theta = []
+        is_small = sum(leaf.size for leaf in leaves) <= self.components
+        self.f, self.form = None, Form.of(leaves, self.components if is_small else 0)
+        try:
+            self.f, _ = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
+        except TooLarge:
+            self.form = Form.of(leaves, 0)
+            self.f, _ = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
+        self.y0 = self.form.apart(leaves)
         self.slope = Slope(self.f)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
 
     def _function(self, fn, check_out, like=None):
-        return build.trace(fn, self.time, self.y0_tree, self.args, self.theta, check_out, like)
+        return build.trace(fn, self.time, self.y0_tree, self.args, self.theta, check_out, like, self.form)
 
     def add_saved(self, count, times):
         """Rows of what `save_fn` makes of the state: at `times`, or after each step."""
         fn = self.save_fn or (lambda t, y, *args: y)
         save, out = self._function(fn, build.check_saved)
         leaves, self.saved_tree = jax.tree.flatten(out)
-        shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        self.saved_form = Form.of(leaves, self.form.largest)
+        shapes = save.result_shapes
         t = () if times is not None else (jax.ShapeDtypeStruct((), self.t_span[0].dtype),)
         self._add(
             Output(count, times is not None, AtTime(save)),
@@ -216,27 +229,30 @@ class _Problem:
 
     def solution(self, solved, t_eval):
         """The `Solution`, in the user's own structures."""
-        unflatten = partial(jax.tree.unflatten, self.tree)
-        y1, outputs = unflatten(solved.y1), list(solved.outputs)
+        y1, outputs = self._state(solved.y1), list(solved.outputs)
         dense = None
         if self.dense_steps is not None:
             t, t1, *leaves = outputs.pop()
-            y, columns = unflatten(leaves[: len(self.y0)]), unflatten(leaves[len(self.y0) :])
-            dense = Dense(t, t1, y, columns, solved.n_outputs[-1])
+            n = len(self.y0)
+            dense = Dense(t, t1, self._state(leaves[:n]), self._state(leaves[n:]), solved.n_outputs[-1])
         if t_eval is not None:
-            ts, ys = t_eval, jax.tree.unflatten(self.saved_tree, outputs[0])
+            ts, ys = t_eval, self._saved(outputs[0])
             num_saved = solved.n_outputs[0]
         elif self.save_steps is not None:
-            ts, ys = outputs[0][0], jax.tree.unflatten(self.saved_tree, outputs[0][1:])
+            ts, ys = outputs[0][0], self._saved(outputs[0][1:])
             num_saved = solved.n_outputs[0]
         else:
             ts, ys = self.t_span[1][None], self._saved_at_end(y1)
             num_saved = (solved.status == 0).astype(jnp.int32)
         stats = Statistics(**solved.stats._asdict(), num_saved=num_saved)
-        reached = lax.stop_gradient(unflatten(solved.y_reached))
-        return Solution(
-            ts, ys, solved.t1, y1, reached, solved.status, stats, dense, unflatten(solved.f_reached)
-        )
+        reached, slope = lax.stop_gradient((self._state(solved.y_reached), self._state(solved.f_reached)))
+        return Solution(ts, ys, solved.t1, y1, reached, solved.status, stats, dense, slope)
+
+    def _state(self, leaves):
+        return jax.tree.unflatten(self.tree, self.form.together(leaves))
+
+    def _saved(self, leaves):
+        return jax.tree.unflatten(self.saved_tree, self.saved_form.together(leaves))
 
     def _saved_at_end(self, y1):
         if self.save_fn is not None:

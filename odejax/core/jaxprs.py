@@ -69,7 +69,7 @@ def split(jaxpr, is_changing):
     fixed, made_by = {v for v, c in zip(given, is_changing, strict=True) if not c}, {}
     before, within = [], []
     for equation in jaxpr.eqns:
-        inputs = _variables(equation.invars)
+        inputs = variables(equation.invars)
         if inputs and inputs <= fixed and not equation.effects:
             before.append(equation)
             fixed.update(equation.outvars)
@@ -94,5 +94,6 @@ def split(jaxpr, is_changing):
     return Split(before, within, kept)
 
 
-def _variables(atoms):
+def variables(atoms):
+    """Those of the atoms that are not literals."""
     return {a for a in atoms if not isinstance(a, jax.extend.core.Literal)}

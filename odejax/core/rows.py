@@ -1,24 +1,58 @@
 """Buffers with one row for each output or step, and lane axes after the row axis."""
 
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from odejax.core import blocks
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("buffer", "start"), meta_fields=("lanes",))
+@dataclass(frozen=True)
+class Window:
+    """Some lanes of a buffer: a block of `lanes`, from `start`."""
+
+    buffer: jax.Array
+    start: tuple[jax.Array, ...]
+    lanes: tuple[int, ...]
+
+
+def count(buffer):
+    """How many rows there are."""
+    return (buffer.buffer if isinstance(buffer, Window) else buffer).shape[0]
+
 
 def read(buffer, index):
-    """Row `index` of a buffer, the same for every lane."""
-    row = lax.dynamic_slice(buffer, _start(buffer, index), (1, *buffer.shape[1:]))
+    """Row `index` of a buffer or window, the same for every lane."""
+    where, sizes = _start(buffer, index), None
+    if isinstance(buffer, Window):
+        n = len(buffer.lanes)
+        shape = buffer.buffer.shape[1:]
+        sizes, buffer = (*map(min, buffer.lanes, shape), *shape[n:]), buffer.buffer
+    row = lax.dynamic_slice(buffer, where, (1, *(sizes or buffer.shape[1:])))
     return lax.squeeze(row, (0,))
 
 
 def write(buffer, row, index):
-    """The buffer with row `index` set, the same for every lane."""
-    return lax.dynamic_update_slice(buffer, row[None], _start(buffer, index))
+    """The buffer or window with row `index` set, the same for every lane."""
+    where = _start(buffer, index)
+    if isinstance(buffer, Window):
+        return replace(buffer, buffer=lax.dynamic_update_slice(buffer.buffer, row[None], where))
+    return lax.dynamic_update_slice(buffer, row[None], where)
 
 
 def _start(buffer, index):
     """Where a row starts; unsigned, as a signed index is first searched for a minus sign."""
     index = lax.convert_element_type(index, jnp.uint32)
-    return (index, *(jnp.zeros_like(index),) * (buffer.ndim - 1))
+    start = ()
+    if isinstance(buffer, Window):
+        axes = tuple(range(1, 1 + len(buffer.start)))
+        start = blocks.starts(buffer.buffer, axes, buffer.start)[1 : 1 + len(axes)]
+        start, buffer = tuple(s.astype(jnp.uint32) for s in start), buffer.buffer
+    return (index, *start, *(jnp.zeros_like(index),) * (buffer.ndim - 1 - len(start)))
 
 
 def read_each(buffer, index):

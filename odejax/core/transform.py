@@ -23,12 +23,11 @@ class Lanes:
     """
 
     inner: LaneFunction
-    size: int
     axes: tuple[int | None, ...]  # of each parameter
 
     def __call__(self, row, params, state, query):
         row, row_axes = zip(*map(_peel, row), strict=True)
-        mapped = jax.vmap(self.inner, in_axes=(row_axes, self.axes, 0, 0), axis_size=self.size)
+        mapped = jax.vmap(self.inner, in_axes=(row_axes, self.axes, 0, 0))
         return mapped(row, params, state, query)
 
 

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves, rows
+from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
+from odejax.derivative.by_block import origin, result_axes, walk
 from odejax.derivative.record import (
     Inputs,
     is_due,
-    origin,
     over,
     queries_at,
     row_of,
@@ -22,15 +23,41 @@ from odejax.derivative.record import (
 )
 
 
-def cotangents(program, n_directions, active, n_scratch, record, inputs, results_bar):
+def cotangents(program, n_directions, active, n_scratch, record, inputs, results_bar, in_blocks):
     """The transpose of `tangents`: cotangents of the active inputs."""
-    y0 = inputs.y0
+    poison, y1_bar = _poison(record, results_bar, n_directions)
+    results_bar = results_bar._replace(y1=y1_bar)
+    zeros = _zeros(inputs, active, n_directions, y1_bar)
+    bars = walk(
+        partial(_reverse, n_directions, active, n_scratch),
+        program,
+        record,
+        inputs,
+        results_bar,
+        result_axes(program, results_bar, n_directions),
+        zeros,
+        program.axes_of(zeros, active, n_directions),
+        in_blocks,
+        Grid.add,
+    )
+    return _poisoned(program, bars, active, poison, n_directions)
+
+
+def _zeros(inputs, active, n_directions, y1_bar):
+    """Cotangents of the active inputs, in each direction."""
+    directions = y1_bar[0].shape[:n_directions]
+    return jax.tree.map(lambda x: jnp.zeros((*directions, *x.shape), x.dtype), select_inputs(inputs, active))
+
+
+def _reverse(n_directions, active, n_scratch, block, results_bar):
+    """The cotangents of a block."""
+    program, record, inputs = block
     states = record.states
     if states is None:
-        first = tuple(_finite_if_failed(leaf, record.has_failed) for leaf in y0)
+        first = tuple(_finite_if_failed(leaf, record.has_failed) for leaf in inputs.y0)
         capacity, states = 1, tuple(leaf[None] for leaf in (origin(record), *first))
     else:
-        capacity = states[0].shape[0] - 1
+        capacity = rows.count(states[0]) - 1
     stride = schedule.final_stride(record.n_steps, capacity)
     step = _BackwardStep(program, n_directions, active, record, inputs, results_bar)
 
@@ -44,18 +71,15 @@ def cotangents(program, n_directions, active, n_scratch, record, inputs, results
         n_kept = n_kept - ((n_kept > 0) & (rows.read(kept_at, top) == n - 1))
         return n - 1, n_kept, kept_at, kept, y_bar, params_bar, outputs
 
-    poison, y1_bar = _poison(record, results_bar, n_directions)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros((*y1_bar[0].shape[:n_directions], *x.shape), x.dtype),
-        select_inputs(inputs, active),
-    )
+    y1_bar = results_bar.y1
+    zeros = _zeros(inputs, active, n_directions, y1_bar)
     outputs = tuple((count - 1, q) for count, q in zip(record.n_outputs, zeros.queries, strict=True))
-    scratch = tuple(jnp.zeros((n_scratch, *leaf.shape[1:]), leaf.dtype) for leaf in states)
+    first = [rows.read(leaf, 0) for leaf in states]
+    scratch = tuple(jnp.zeros((n_scratch, *leaf.shape), leaf.dtype) for leaf in first)
     start = record.n_steps, jnp.int32(0), jnp.zeros(n_scratch, jnp.int32), scratch, y1_bar
     end = while_loop(lambda c: c[0] > 0, reverse, (*start, zeros.params, outputs))
     *_, y0_bar, params_bar, outputs = end
-    bars = Inputs(y0_bar, params_bar, tuple(q for _, q in outputs))
-    return _poisoned(program, bars, active, poison, n_directions)
+    return Inputs(y0_bar, params_bar, tuple(q for _, q in outputs))
 
 
 class _BackwardStep:
@@ -181,6 +205,7 @@ def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept
     """(s, *y) at the start of step n, by advance from the last one kept; keeps more on the way."""
     top = jnp.maximum(n_kept - 1, 0)
     at, newest = schedule.last_kept(n, record.n_steps, stride, capacity), rows.read(kept_at, top)
+    at = jnp.where(record.are_states_aligned, at, 0)  # there all lanes have theirs
     is_newer = (n_kept > 0) & (newest >= at)
     slot = schedule.slot(at, capacity)
     state = tuple(

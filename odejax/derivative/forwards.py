@@ -9,12 +9,13 @@ from functools import partial
 import jax.numpy as jnp
 
 from odejax.core import leaves, rows
+from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, while_loop
 from odejax.core.transform import jvp
+from odejax.derivative.by_block import origin, result_axes, walk
 from odejax.derivative.record import (
     Results,
     is_due,
-    origin,
     over,
     queries_at,
     row_of,
@@ -22,9 +23,28 @@ from odejax.derivative.record import (
 )
 
 
-def tangents(program, n_directions, active, record, inputs, inputs_dot):
+def tangents(program, n_directions, active, record, inputs, inputs_dot, in_blocks):
     """The derivative of the results in the direction `inputs_dot` (of active inputs)."""
-    y0, params, queries = inputs
+    directions = inputs_dot.y0[0].shape[:n_directions]
+    outputs = tuple(_nan_outputs(program, kind, record, directions) for kind in range(len(program.outputs)))
+    empty = Results(inputs_dot.y0, outputs)
+    return walk(
+        partial(_tangents, n_directions, active),
+        program,
+        record,
+        inputs,
+        inputs_dot,
+        program.axes_of(inputs_dot, active, n_directions),
+        empty,
+        result_axes(program, empty, n_directions),
+        in_blocks,
+        Grid.put,
+    )
+
+
+def _tangents(n_directions, active, block, inputs_dot):
+    """The tangents of a block."""
+    program, record, (y0, params, queries) = block
     over_directions = over(n_directions)
 
     def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=()):

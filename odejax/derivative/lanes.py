@@ -36,13 +36,12 @@ def is_mapped(tree):
 
 def record_in_lanes(record, size):
     """A record of `Mapped` buffers as the record of `size` lanes."""
-    n_steps, states = record.n_steps.value, record.states
-    if record.n_steps.axis is not None:
-        n_steps, states = n_steps.max(), None  # the kept states of one lane are not those of another
-    if states is not None and any(x.axis is None for x in states):
+    states = record.states
+    if states is not None and any(x.axis is None for x in (record.n_steps, *states)):
         states = None
     return Record(
-        n_steps,
+        record.n_steps.to(0, size),
+        record.shift.to(0, size),
         record.codes.to_row(),
         record.unit.to_shared(0),
         record.stops.to_row(),
@@ -138,7 +137,8 @@ class Lift:
     def record(self, record):
         d = len(self.sizes)
         return Record(
-            record.n_steps,
+            self._spread(record.n_steps, 0),
+            self._spread(record.shift, 0),
             jnp.expand_dims(record.codes, tuple(range(1, 1 + d))),
             jnp.expand_dims(record.unit, tuple(range(d))),
             jnp.expand_dims(record.stops, tuple(range(1, 1 + d))),

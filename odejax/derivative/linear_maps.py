@@ -69,19 +69,17 @@ def curvature(static, record, inputs, results_bar, inputs_dot, results_bar_dot):
     return bind(_curvature_p, static, points, directions, tree)
 
 
-def _run_tangent(static, points, directions):
-    record, inputs = points
-    return forwards.tangents(static.program, static.n_directions, static.active, record, inputs, directions)
+def _run_tangent(static, points, directions, in_blocks):
+    program, n_directions, active, _ = static
+    return forwards.tangents(program, n_directions, active, *points, directions, in_blocks)
 
 
-def _run_cotangent(static, points, directions):
-    record, inputs = points
-    return backwards.cotangents(
-        static.program, static.n_directions, static.active, static.n_scratch, record, inputs, directions
-    )
+def _run_cotangent(static, points, directions, in_blocks):
+    program, n_directions, active, n_scratch = static
+    return backwards.cotangents(program, n_directions, active, n_scratch, *points, directions, in_blocks)
 
 
-def _run_curvature(static, points, directions):
+def _run_curvature(static, points, directions, in_blocks):
     record, inputs, results_bar = points
     inputs_dot, results_bar_dot = directions
     program, active = doubled_program(static)
@@ -92,7 +90,7 @@ def _run_curvature(static, points, directions):
     results_bar = concatenate(results_bar_dot, results_bar)
     inputs = concatenate(inputs, inputs_dot)
     record = record._replace(states=None)
-    bars = backwards.cotangents(program, 0, active, static.n_scratch, record, inputs, results_bar)
+    bars = backwards.cotangents(program, 0, active, static.n_scratch, record, inputs, results_bar, in_blocks)
     return bars._replace(y0=bars.y0[: len(bars.y0) // 2])
 
 

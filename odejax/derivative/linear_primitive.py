@@ -23,17 +23,12 @@ def bind(primitive, static, points, directions, out_tree):
     return jax.tree.unflatten(out_tree, out)
 
 
-@partial(jax.jit, static_argnames=("run", "static", "in_tree"))
-def _run_jitted(*operands, run, static, in_tree):
-    return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
-
-
 def define(name, run, shapes, jvp, transpose, batch):
     """A primitive for a map `run(static, points, directions)` that is linear in the directions.
 
     Args:
         name: its name in jaxprs.
-        run: the map itself.
+        run: `run(static, points, directions, in_blocks)`, the map itself; `in_blocks` on a CPU.
         shapes: `shapes(static, points, directions)`, those of its results.
         jvp: `jvp(static, points, directions, points_dot, directions_dot)`, for points that have tangents.
         transpose: `transpose(static, points, bars)`, cotangents of the directions.
@@ -42,11 +37,12 @@ def define(name, run, shapes, jvp, transpose, batch):
     primitive = Primitive(name)
     primitive.multiple_results = True
 
-    def run_flat(*operands, static, in_tree, n_linear):
-        return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands)))
+    def run_flat(*operands, static, in_tree, n_linear, in_blocks):
+        return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands), in_blocks))
 
+    @partial(jax.jit, static_argnames=("static", "in_tree", "n_linear"))
     def impl(*operands, static, in_tree, n_linear):
-        return _run_jitted(*operands, run=run, static=static, in_tree=in_tree)
+        return primitive.bind(*operands, static=static, in_tree=in_tree, n_linear=n_linear)
 
     def abstract(*avals, static, in_tree, n_linear):
         results = jax.tree.leaves(shapes(static, *jax.tree.unflatten(in_tree, avals)))
@@ -80,7 +76,9 @@ def define(name, run, shapes, jvp, transpose, batch):
 
     primitive.def_impl(impl)
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(run_flat, multiple_results=True))
+    for platform, in_blocks in ((None, False), ("cpu", True)):
+        fn = partial(run_flat, in_blocks=in_blocks)
+        mlir.register_lowering(primitive, mlir.lower_fun(fn, multiple_results=True), platform=platform)
     ad.primitive_jvps[primitive] = jvp_rule
     ad.primitive_transposes[primitive] = transpose_rule
     batching.primitive_batchers[primitive] = batch_rule

@@ -15,6 +15,7 @@ from jax import lax
 
 from odejax.core import leaves
 from odejax.core.transform import Doubled, LaneFunction, Lanes, select
+from odejax.derivative.record import Inputs
 from odejax.stepping import explicit
 from odejax.tableaus import ExplicitTableau
 
@@ -26,6 +27,11 @@ class JaxprFunction:
     jaxpr: jax.extend.core.Jaxpr
     time_dtype: jnp.dtype  # of t, as the user's function sees it
     operands: tuple[int, ...]  # which of the solve's parameters it takes
+
+    @property
+    def result_shapes(self):
+        """Shapes and dtypes of what it returns."""
+        return tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.outvars)
 
     def __call__(self, t, theta, y):
         operands = [theta[i] for i in self.operands]
@@ -117,11 +123,31 @@ class Program:
         """The program of `size` lanes."""
         return replace(
             self,
-            slope=Lanes(self.slope, size, params_axes),
-            outputs=tuple(Lanes(fn, size, params_axes) for fn in self.outputs),
+            slope=Lanes(self.slope, params_axes),
+            outputs=tuple(Lanes(fn, params_axes) for fn in self.outputs),
             lanes=(size, *self.lanes),
             params_axes=(params_axes, *self.params_axes),
         )
+
+    def of_block(self, grid):
+        """The program of one block of lanes."""
+        return replace(self, lanes=grid.block)
+
+    def axes_of(self, inputs, active=None, n_directions=0):
+        """Where `inputs`, all or the active ones, have their lanes; see `blocks.Axes`."""
+        d, levels = n_directions, range(len(self.lanes))
+        params = range(len(inputs.params)) if active is None else [i for i, a in enumerate(active.params) if a]
+        in_rows = tuple(d + 1 + level for level in levels)
+        return Inputs(
+            jax.tree.map(lambda _: tuple(d + level for level in levels), inputs.y0),
+            tuple(tuple(None if a is None else d + a for a in self.lane_axes(i)) for i in params),
+            jax.tree.map(lambda _: in_rows, inputs.queries),
+        )
+
+    def lane_axes(self, param):
+        """Where a parameter has its axes, for each level of lanes."""
+        flags = [axes[param] is not None for axes in self.params_axes]
+        return tuple(sum(flags[:i]) if is_mapped else None for i, is_mapped in enumerate(flags))
 
     def doubled(self, params_active, query_active):
         """The program of states beside their tangents; `query_active` is one tuple for each output."""

@@ -19,11 +19,12 @@ class Record(NamedTuple):
     are chosen. 0 is a step not taken, infinity one that ends on the next stop.
     """
 
-    n_steps: jax.Array  # rows in use, the same for every lane
-    codes: jax.Array  # (capacity, lanes)
+    n_steps: jax.Array  # (lanes,): rows in use, the same for every lane of a block; at its position
+    shift: jax.Array  # (lanes,): the lane at each position, less the position; see `blocks`
+    codes: jax.Array  # (capacity, lanes), at positions
     unit: jax.Array  # (lanes,)
     stops: jax.Array  # (stops, lanes): times that steps end on exactly, the length of the span the last
-    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`; None: only the first
+    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`, at positions; None: only the first
     output_step: tuple[jax.Array, ...]  # (outputs, lanes): the step that gave each output
     n_outputs: tuple[jax.Array, ...]  # (lanes,): how many outputs were given
     has_failed: jax.Array  # (lanes,)
@@ -54,16 +55,11 @@ def select_inputs(inputs, active):
     return Inputs(inputs.y0, select(inputs.params, active.params), queries)
 
 
-def origin(record):
-    """The elapsed time at the start, of the shape all elapsed times have."""
-    return jnp.zeros(jnp.broadcast_shapes(record.codes.shape[1:], record.unit.shape), record.unit.dtype)
-
-
-def row_of(record, n, s):
+def row_of(steps, n, s):
     """Step n as (s, s1), and lane by lane: was it taken? The first may have length 0, as the span."""
-    code = rows.read(record.codes, n).astype(s.dtype)
-    s1 = jnp.where(jnp.isinf(code), next_stop(record.stops, s), s + code * record.unit)
-    return settle(((s, s1), (code > 0) | (n == 0)))
+    code = rows.read(steps.codes, n).astype(s.dtype)
+    s1 = jnp.where(jnp.isinf(code), next_stop(steps.stops, s), s + code * steps.unit)
+    return settle(((s, s1), steps.is_own & ((code > 0) | (n == 0))))
 
 
 def next_stop(stops, s):

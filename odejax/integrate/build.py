@@ -6,9 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from odejax.core import jaxprs
+from odejax.core import components, jaxprs
 from odejax.core.flow import same_variation
 from odejax.derivative.program import JaxprFunction
+from odejax.integrate.forms import Form
 
 
 class Traced(NamedTuple):
@@ -18,12 +19,13 @@ class Traced(NamedTuple):
     out: object
 
 
-def trace(fn, t, y, args, theta, check_out, like=None):
+def trace(fn, t, y, args, theta, check_out, like, form):
     """Traces `fn(t, y, *args)` once, as a function of (t, parameters, state).
 
-    `theta`, the solve's parameters, holds the arrays of `args` first. What the function closes over, arrays
-    and tracers, is appended, and so is all that it computes from parameters alone: that is done here, once.
-    `check_out` sees what the function returns, which is cast to the dtypes of `like`.
+    `theta`, the solve's parameters, is a list that is extended by what the function needs: arrays of `args`,
+    what it closes over, and what it computes from these alone, which is done here, once.
+    `check_out` sees what the function returns, which is cast to the dtypes of `like`. States are given, and
+    results returned, as the leaves of `form`.
     """
     arrays, others = eqx.partition(args, eqx.is_array)
     arguments, arguments_tree = jax.tree.flatten(arrays)
@@ -41,43 +43,71 @@ def trace(fn, t, y, args, theta, check_out, like=None):
         out, out_tree = jax.tree.flatten(out)
         return out
 
-    t, *operands = same_variation([t, *arguments, *state])
-    closed, out = jax.make_jaxpr(flat, return_shape=True)(t, *operands)
-    function = _hoisted(closed, [t, *operands], len(state), theta)
+    operands = same_variation([t, *arguments, *state])
+    closed, out = jax.make_jaxpr(flat, return_shape=True)(*operands)
+    values = [*closed.consts, *operands]
+    if form.is_apart:
+        jaxpr, values = _apart(closed, operands, len(state), form)
+    elif jaxprs.has_calls(closed.jaxpr):
+        jaxpr = jax.make_jaxpr(lambda *v: jaxprs.evaluate_jaxpr(closed.jaxpr, v))(*values).jaxpr
+    else:
+        jaxpr = closed.jaxpr
+    n_state = len(values) - len(closed.consts) - 1 - len(arguments)
+    function = _hoisted(jaxpr, values, len(closed.consts), n_state, theta)
     return Traced(function, jax.tree.unflatten(out_tree, out))
 
 
-def _hoisted(closed, operands, n_state, theta):
-    """The traced function without constants, and without what need not be computed in the loop."""
-    constants = list(closed.consts)
-    n_constants, n_arguments = len(constants), len(operands) - 1 - n_state
-    values, jaxpr = [*constants, *operands], closed.jaxpr
-    if jaxprs.has_calls(jaxpr):
-        jaxpr = jax.make_jaxpr(lambda *values: jaxprs.evaluate_jaxpr(closed.jaxpr, values))(*values).jaxpr
-    given = [*jaxpr.constvars, *jaxpr.invars]
-    parts = jaxprs.split(jaxpr, [False] * n_constants + [True] + [False] * n_arguments + [True] * n_state)
+def _apart(closed, operands, n_state, form):
+    """The traced function of scalars, and its values."""
+    before, state = [*closed.consts, *operands[:-n_state]], operands[-n_state:]
+    n_consts, evaluator = len(closed.consts), form.evaluator()
+
+    def apart(*values):
+        whole = list(values[: len(before)])
+        whole[:n_consts] = [
+            components.known_indices(c, v) for c, v in zip(closed.consts, whole, strict=False)
+        ]
+        whole[n_consts] = components.unpack(whole[n_consts])
+        whole += components.regroup(values[len(before) :], form.parts)
+        out = evaluator.run(closed.jaxpr, whole)
+        return Form.of(closed.out_avals, form.largest).apart(out)
+
+    values = [*before, *form.apart(state)]
+    return jax.make_jaxpr(apart)(*values).jaxpr, values
+
+
+def _hoisted(jaxpr, values, n_constants, n_state, theta):
+    """The function without constants, and without what need not be computed in the loop."""
+    given, n_parameters = [*jaxpr.constvars, *jaxpr.invars], len(values) - 1 - n_state
+    n_arguments = n_parameters - n_constants
+    is_changing = [False] * n_constants + [True] + [False] * n_arguments + [True] * n_state
+    parts = jaxprs.split(jaxpr, is_changing)
     environment = dict(zip(given, values, strict=True))
+    needed = jaxprs.variables([v for e in parts.within for v in e.invars] + list(jaxpr.outvars))
+    fixed = [v for v, changes in zip(given, is_changing, strict=True) if not changes and v in needed]
     jaxprs.evaluate(parts.before, environment)
-    kept = [environment[v] for v in parts.kept]
+    operands = [*fixed, *parts.kept]
+    changing = [v for v, changes in zip(given, is_changing, strict=True) if changes]
 
     def within(t, *leaves):
-        parameters, state = leaves[:-n_state], leaves[-n_state:]
-        arguments, constants = parameters[:n_arguments], parameters[n_arguments:]
-        inner = dict(zip(given, [*constants[:n_constants], t, *arguments, *state], strict=True))
-        inner.update(zip(parts.kept, constants[n_constants:], strict=True))
+        inner = dict(zip([changing[0], *operands, *changing[1:]], [t, *leaves], strict=True))
         read = jaxprs.evaluate(parts.within, inner)
         return [read(atom) for atom in jaxpr.outvars]
 
-    t, *others = operands
-    arguments, state = others[:n_arguments], others[n_arguments:]
-    added = [*constants, *kept]
-    if kept or added or jaxpr is not closed.jaxpr:
-        made = jax.make_jaxpr(within)(t, *arguments, *added, *state)
-        jaxpr = made.jaxpr
-        assert not made.consts, "every constant is an operand here"
-    indices = (*range(n_arguments), *range(len(theta), len(theta) + len(added)))
-    theta.extend(added)
-    return JaxprFunction(jaxpr, t.dtype, indices)
+    taken = [environment[v] for v in operands]
+    t, *state = (environment[v] for v in changing)
+    made = jax.make_jaxpr(within)(t, *taken, *state)
+    assert not made.consts, "every constant is an operand here"
+    return JaxprFunction(made.jaxpr, t.dtype, tuple(_index(x, theta) for x in taken))
+
+
+def _index(value, theta):
+    """Where a value is among the parameters; it is added if it is new."""
+    for index, other in enumerate(theta):
+        if other is value:
+            return index
+    theta.append(value)
+    return len(theta) - 1
 
 
 def check_slope(out, y0):

@@ -4,13 +4,16 @@ Time is counted from t0 in the direction of integration, s = |t - t0|, so that i
 and low precision; the step size is the difference of two such numbers, exactly.
 """
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from odejax.core import leaves, rows
+from odejax.core import blocks, leaves, rows
+from odejax.core.blocks import Grid
 from odejax.core.flow import settle, while_loop
+from odejax.core.rows import Window
 from odejax.core.status import Status
 from odejax.derivative import schedule
 from odejax.derivative.program import direction
@@ -25,18 +28,69 @@ SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
 
 
-def integrate(plan, inputs: Inputs, numbers: Numbers) -> Solved:
-    """Steps from t0 to t1."""
-    loop = _Loop(plan, inputs, numbers)
-    carry = while_loop(lambda c: (c.status == Status.RUNNING).any(), loop.body, loop.start())
-    return loop.finish(carry)
+def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
+    """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
+    loop, grid = _Loop(plan, inputs, numbers), Grid.of(plan.lanes)
+    carry = loop.start()
+    shift = jnp.zeros(plan.lanes, jnp.int32)
+    if grid.is_one or not in_blocks:
+        carry = loop.run(carry)
+        n_steps = None if carry.tape is None else carry.tape.n + shift
+    else:
+        if grid.is_ordered and plan.is_adaptive:
+            shift = blocks.order(loop.length / carry.h)
+        carry, n_steps = _run_in_blocks(plan, grid, inputs, numbers, shift, carry)
+    return loop.finish(carry, n_steps, shift)
+
+
+def _run_in_blocks(plan, grid, inputs, numbers, shift, start):
+    """What the loops over all blocks leave, and the rows they recorded, at the position of each lane."""
+    lanes, in_rows = tuple(range(len(grid.lanes))), tuple(range(1, 1 + len(grid.lanes)))
+    start, tape, told = start._replace(tape=None, percent_told=None), start.tape, start.percent_told
+    outputs = tuple(jax.tree.map(lambda _: in_rows, e)._replace(count=lanes) for e in start.outputs)
+    axes = jax.tree.map(lambda _: lanes, start)._replace(outputs=outputs)
+    input_axes, number_axes = plan.program.axes_of(inputs), jax.tree.map(lambda _: lanes, numbers)
+    n_blocks = math.prod(grid.counts)
+
+    def one(place, state):
+        n_done, carry, tape, told, n_steps = state
+
+        def take(x, axes):
+            return grid.take(x, axes, place)
+
+        of_block = [blocks.tree_map(take, x, a) for x, a in ((inputs, input_axes), (numbers, number_axes))]
+        loop = _Loop(plan.of_block(grid), *of_block, share=(n_done, n_blocks))
+        begin = blocks.tree_map(take, start, axes)
+        status = jnp.where(place.is_own, begin.status, Status.SUCCESS)
+        window = None
+        if tape is not None:
+            codes, *states = (Window(x, place.start, grid.block) for x in (tape.codes, *tape.states))
+            window = Tape(jnp.int32(0), jnp.int32(1), codes, tuple(states))
+        end = loop.run(begin._replace(status=status, tape=window, percent_told=told))
+        carry = blocks.tree_map(
+            lambda x, a, part: grid.put(x, part, a, place),
+            carry,
+            axes,
+            end._replace(tape=None, percent_told=None),
+        )
+        if tape is not None:
+            codes, states = end.tape.codes.buffer, tuple(w.buffer for w in end.tape.states)
+            tape = tape._replace(codes=codes, states=states)
+            n_steps = grid.put_at(n_steps, jnp.broadcast_to(end.tape.n, grid.block), lanes, place)
+        return n_done + 1, carry, tape, end.percent_told, n_steps
+
+    n_steps = None if tape is None else jnp.zeros(grid.lanes, jnp.int32)
+    state = jnp.int32(0), start, tape, told, n_steps
+    _, carry, tape, told, n_steps = grid.each(one, shift, state)
+    return carry._replace(tape=tape, percent_told=told), n_steps
 
 
 class _Loop:
     """The pieces of the loop's body, over what does not change in it."""
 
-    def __init__(self, plan, inputs, numbers):
+    def __init__(self, plan, inputs, numbers, share=(0, 1)):
         self.plan, self.numbers = plan, numbers
+        self.share = share  # how many blocks of how many are done
         self.y0, self.params, self.queries = inputs
         self.t0, t1 = self.params[:2]
         self.t1, self.length = t1, jnp.abs(t1 - self.t0)
@@ -106,6 +160,10 @@ class _Loop:
         codes = jnp.zeros((capacity.steps, *self.t0.shape), CODE)
         return Tape(jnp.int32(0), jnp.int32(1), codes, states)
 
+    def run(self, carry):
+        """The loop itself."""
+        return while_loop(lambda c: (c.status == Status.RUNNING).any(), self.body, carry)
+
     def body(self, old):
         # A single lane is running, else the loop would have ended.
         is_running = old.status == Status.RUNNING if self.plan.lanes else True
@@ -168,7 +226,7 @@ class _Loop:
         tape = old.tape
         if tape is None:
             return None
-        capacity = self.plan.capacity.states
+        capacity = rows.count(tape.states[0]) - 1
         stride = schedule.stride_after(tape.stride, tape.n, capacity)
         is_kept = (tape.n & (stride - 1)) == 0
         slot = jnp.where(is_kept, schedule.slot(tape.n, capacity), capacity)
@@ -191,7 +249,7 @@ class _Loop:
             stats,
             outputs,
             tape,
-            progress.tell(self.plan.on_progress, old.percent_told, s, self.length),
+            progress.tell(self.plan.on_progress, old.percent_told, s, self.length, self.share),
         )
 
     def _next_state(self, old, step, is_accepted):
@@ -225,7 +283,7 @@ class _Loop:
             (new == Status.RUNNING) & (n_attempts >= self.numbers.max_steps), Status.MAX_STEPS, new
         )
         if tape is not None:
-            is_full = (new == Status.RUNNING) & (tape.n >= tape.codes.shape[0])
+            is_full = (new == Status.RUNNING) & (tape.n >= rows.count(tape.codes))
             new = jnp.where(is_full, Status.RECORD_FULL, new)
         for output, emitted in zip(self.plan.outputs, outputs, strict=True):
             if output.save is None:
@@ -234,7 +292,7 @@ class _Loop:
         new = jnp.where(is_accepted & (s >= self.length), Status.SUCCESS, new)
         return jnp.where(old.status == Status.RUNNING, new, old.status).astype(jnp.int32)
 
-    def finish(self, carry):
+    def finish(self, carry, n_steps, shift):
         has_failed = carry.status != Status.SUCCESS
         y1 = tuple(jnp.where(leaves.along(has_failed, leaf), jnp.nan, leaf) for leaf in carry.y)
         t1 = jnp.where(has_failed, self.t0 + self.sign * carry.s, self.t1)
@@ -243,8 +301,10 @@ class _Loop:
         if carry.tape is not None:
             steps = tuple(e.step for e in carry.outputs)
             tape = carry.tape
-            unit, stops = self.unit + 0 * self.t0, self.stops
-            record = Record(tape.n, tape.codes, unit, stops, tape.states, steps, counts, has_failed)
+            unit = self.unit + 0 * self.t0
+            record = Record(
+                n_steps, shift, tape.codes, unit, self.stops, tape.states, steps, counts, has_failed
+            )
         outputs = tuple(e.buffers for e in carry.outputs)
         has_begun = carry.status != Status.NON_FINITE_START
         y, k = leaves.where(has_begun, carry.y, self.y0), leaves.where(has_begun, carry.k, self.k0)

@@ -101,7 +101,7 @@ class Plan:
         """The plan of `size` lanes."""
 
         def wrap(fn):
-            return None if fn is None else Lanes(fn, size, params_axes)
+            return None if fn is None else Lanes(fn, params_axes)
 
         return replace(
             self,
@@ -109,3 +109,7 @@ class Plan:
             field=wrap(self.field),
             outputs=tuple(replace(o, save=wrap(o.save)) for o in self.outputs),
         )
+
+    def of_block(self, grid):
+        """The plan of one block of lanes."""
+        return replace(self, program=self.program.of_block(grid))

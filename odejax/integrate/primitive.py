@@ -43,7 +43,8 @@ def _describe(plan, inputs, describe: Callable[..., Any]) -> Any:
         capacity = plan.capacity
         kept = [(lanes, time), *((y.shape, y.dtype) for y in inputs.y0)]
         record = Record(
-            n_steps=describe((), jnp.int32, None),
+            n_steps=count,
+            shift=count,
             codes=describe((capacity.steps, *lanes), CODE, 1),
             unit=real,
             stops=describe((plan.n_stops, *lanes), time, 1),
@@ -60,11 +61,13 @@ def _out_tree(plan, inputs):
     return jax.tree.structure(_describe(plan, inputs, lambda *_: 0))
 
 
-def _run_flat(*operands, plan, in_tree):
-    return jax.tree.leaves(integrate(plan, *jax.tree.unflatten(in_tree, operands)))
+def _run_flat(*operands, plan, in_tree, in_blocks):
+    return jax.tree.leaves(integrate(plan, *jax.tree.unflatten(in_tree, operands), in_blocks))
 
 
-_run_jitted = partial(jax.jit, static_argnames=("plan", "in_tree"))(_run_flat)
+@partial(jax.jit, static_argnames=("plan", "in_tree"))
+def _run_jitted(*operands, plan, in_tree):
+    return _integrate_p.bind(*operands, plan=plan, in_tree=in_tree)
 
 
 def _abstract(*avals, plan, in_tree):
@@ -105,7 +108,7 @@ def _batch(operands, axes, *, plan, in_tree):
     inputs, numbers = jax.tree.unflatten(in_tree, pairs)
     mapped = (True, True, *(x.axis is not None for x in inputs.params[2:]))
     inputs = inputs_in_lanes(inputs, mapped, size)
-    numbers = jax.tree.map(lambda x: x.to(0, size), numbers)
+    numbers = jax.tree.map(lambda x: x.to_shared(0), numbers)
     plan = plan.in_lanes(size, tuple(0 if m else None for m in mapped))
     solved = solve(plan, inputs, numbers)
     axes = jax.tree.leaves(_describe(plan, inputs, lambda *what: what[-1:]), is_leaf=_is_axis)
@@ -121,6 +124,12 @@ _integrate_p = Primitive("odejax_integrate")
 _integrate_p.multiple_results = True
 _integrate_p.def_impl(_run_jitted)
 _integrate_p.def_abstract_eval(_abstract)
-mlir.register_lowering(_integrate_p, mlir.lower_fun(_run_flat, multiple_results=True))
+# Blocks are for caches: a GPU takes all lanes at once.
+_lower, _lower_in_blocks = (
+    mlir.lower_fun(partial(_run_flat, in_blocks=in_blocks), multiple_results=True)
+    for in_blocks in (False, True)
+)
+mlir.register_lowering(_integrate_p, _lower)
+mlir.register_lowering(_integrate_p, _lower_in_blocks, platform="cpu")
 ad.primitive_jvps[_integrate_p] = _jvp
 batching.primitive_batchers[_integrate_p] = _batch

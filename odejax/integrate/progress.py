@@ -29,11 +29,15 @@ def init(on_progress, like):
     return None if on_progress is None else jnp.zeros_like(like.min(), jnp.int32)
 
 
-def tell(on_progress, told, s, length):
-    """Tells the host how far the slowest lane is, if that is a percent more than it knows."""
+def tell(on_progress, told, s, length, share):
+    """Tells the host how far the slowest lane is, if that is a percent more than it knows.
+
+    These lanes are a block; `share` says how many blocks were done before, of how many.
+    """
     if on_progress is None:
         return None
     fraction = jnp.where(length > 0, s / jnp.where(length > 0, length, 1.0), 1.0).min()
+    fraction = (share[0] + fraction) / share[1]
     done = (UPDATES * fraction).astype(jnp.int32)
 
     def send():

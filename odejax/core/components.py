@@ -1,0 +1,332 @@
+"""Functions of small arrays, evaluated component by component.
+
+`componentwise` runs a jaxpr on arrays taken apart into scalars. Slices, stacks, reshapes, small matrix
+products, reductions and calls disappear while it is traced; what is left is arithmetic of scalars, which
+`vmap` makes arithmetic of lane vectors. What has no rule here is called on the array put together again.
+"""
+
+import operator
+from functools import partial, reduce
+from itertools import accumulate, islice
+from math import prod
+
+import jax
+import jax.core
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from odejax.core import jaxprs, movement
+
+ELEMENTWISE = frozenset(
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex
+    conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+    igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or
+    polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor zeta""".split()
+)
+REDUCTIONS = {
+    "reduce_sum": lax.add,
+    "reduce_prod": lax.mul,
+    "reduce_max": lax.max,
+    "reduce_min": lax.min,
+    "reduce_and": lax.bitwise_and,
+    "reduce_or": lax.bitwise_or,
+    "cumsum": lax.add,
+    "cumprod": lax.mul,
+    "cummax": lax.max,
+    "cummin": lax.min,
+}
+INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+INLINED |= {"checkpoint": "jaxpr", "remat2": "jaxpr", "remat": "jaxpr"}
+INDEX_ARITHMETIC = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "lt": operator.lt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "select_n": lambda which, *cases: cases[int(which)],
+}
+
+
+LARGEST_INDEX_ARRAY = 256
+
+
+class TooLarge(Exception):
+    """A function has more components than it may have."""
+
+
+class Components:
+    """The evaluator: arrays of more than `largest` numbers are left whole; `budget` limits the arithmetic."""
+
+    def __init__(self, largest, budget):
+        self.largest, self.budget = largest, budget
+
+    def run(self, jaxpr, values):
+        """Results of a jaxpr for its constants and arguments, arrays or object arrays of scalars."""
+        environment = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
+
+        def read(atom):
+            if isinstance(atom, jax.extend.core.Literal):
+                return _known(np.asarray(atom.val, atom.aval.dtype))
+            return environment[atom]
+
+        for equation in jaxpr.eqns:
+            with equation.ctx.manager:
+                if self._has_rule(equation, [read(atom) for atom in equation.invars]):
+                    for atom in jaxprs.variables(equation.invars):
+                        environment[atom] = unpack(environment[atom])
+                out = self._results(equation, [read(atom) for atom in equation.invars])
+            environment.update(zip(equation.outvars, out, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _results(self, equation, values):
+        name = equation.primitive.name
+        if name in INLINED:
+            inner = equation.params[INLINED[name]]
+            return self.run(getattr(inner, "jaxpr", inner), [*getattr(inner, "consts", ()), *values])
+        out = None
+        if name in _CALLS:
+            out = _CALLS[name](self, equation, values)
+        elif self._has_rule(equation, values):
+            out = self._by_rule(name, equation, values)
+        if out is None:
+            values = [_packed(v, atom.aval) for v, atom in zip(values, equation.invars, strict=True)]
+            out = _bind(equation, values)
+        return out
+
+    def _has_rule(self, equation, values):
+        """Is it done in parts? What depends on whole arrays alone is left whole."""
+        name, atoms = equation.primitive.name, (*equation.invars, *equation.outvars)
+        if not any(name in rules for rules in (ELEMENTWISE, REDUCTIONS, movement.RULES, ("dot_general",))):
+            return False
+        known = [is_parts(v) and all(isinstance(x, np.generic) for x in v.ravel()) for v in values]
+        is_touched = any(is_parts(v) and not k for v, k in zip(values, known, strict=True))
+        return (is_touched or all(known)) and all(self._is_small(a.aval) and a.aval.size for a in atoms)
+
+    def _by_rule(self, name, equation, parts):
+        """The results as parts, or None where indices are not known."""
+        if name in ELEMENTWISE:
+            return [self._elementwise(equation, parts)]
+        if name in REDUCTIONS:
+            return [self._reduction(REDUCTIONS[name], equation, *parts)]
+        if name == "dot_general":
+            return [self._dot_general(equation, *parts)]
+        return movement.RULES[name](equation, *parts)
+
+    def _is_small(self, aval):
+        return aval.size <= self.largest and not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
+
+    def is_small_and_inexact(self, equation, values):
+        """Can a function with its own derivative rule be taken apart, and is it worth it?"""
+        avals = [atom.aval for atom in (*equation.invars, *equation.outvars)]
+        is_inexact = all(jnp.issubdtype(a.dtype, jnp.inexact) for a in avals)
+        return any(map(is_parts, values)) and is_inexact and all(map(self._is_small, avals))
+
+    def spend(self, amount):
+        self.budget -= amount
+        if self.budget < 0:
+            raise TooLarge
+
+    def _elementwise(self, equation, parts):
+        primitive, params = equation.primitive, equation.params
+        shape = equation.outvars[0].aval.shape
+        on_indices = INDEX_ARITHMETIC.get(primitive.name)
+
+        def one(*operands):
+            if on_indices is not None and all(map(_is_index, operands)):
+                return np.asarray(on_indices(*operands), equation.outvars[0].aval.dtype)[()]
+            if primitive.name == "convert_element_type" and _is_index(operands[0]):
+                return operands[0].astype(params["new_dtype"])
+            self.spend(1)
+            return primitive.bind(*operands, **params)
+
+        spread = [np.broadcast_to(p, shape).ravel() for p in parts]
+        return as_parts(map(one, *spread), shape)
+
+    def _reduction(self, fn, equation, parts):
+        params, aval = equation.params, equation.outvars[0].aval
+        axes = params.get("axes", (params.get("axis"),))
+        self.spend(parts.size)
+        if "axes" not in params:  # cumulative
+            lines = np.moveaxis(parts, axes[0], -1)[..., :: -1 if params["reverse"] else 1]
+            sums = [x for line in lines.reshape(-1, lines.shape[-1]) for x in accumulate(line, fn)]
+            out = as_parts(sums, lines.shape)[..., :: -1 if params["reverse"] else 1]
+            return np.moveaxis(out, -1, axes[0])
+        kept = [i for i in range(parts.ndim) if i not in axes]
+        lines = parts.transpose(*kept, *axes).reshape(aval.size, -1)
+        return as_parts([reduce(fn, line) for line in lines], aval.shape)
+
+    def _dot_general(self, equation, left, right):
+        (left_sum, right_sum), (left_batch, right_batch) = equation.params["dimension_numbers"]
+        aval = equation.outvars[0].aval
+        left_free = [i for i in range(left.ndim) if i not in (*left_sum, *left_batch)]
+        right_free = [i for i in range(right.ndim) if i not in (*right_sum, *right_batch)]
+        batch = [left.shape[i] for i in left_batch]
+        length = prod(left.shape[i] for i in left_sum)
+        left = left.transpose(*left_batch, *left_free, *left_sum).reshape(prod(batch), -1, length)
+        right = right.transpose(*right_batch, *right_free, *right_sum).reshape(prod(batch), -1, length)
+        self.spend(2 * aval.size * length)
+        cast = partial(lax.convert_element_type, new_dtype=aval.dtype)
+
+        def one(b, i, j):
+            return reduce(lax.add, map(lax.mul, map(cast, left[b, i]), map(cast, right[b, j])))
+
+        indices = np.ndindex(prod(batch), left.shape[1], right.shape[1])
+        return as_parts([one(*i) for i in indices], aval.shape)
+
+    def flat(self, jaxpr, consts, like):
+        """A jaxpr as a function of scalars and whole arrays, in rows: `like` tells which it is given."""
+
+        def fn(*leaves):
+            out = self.run(jaxpr, [*consts, *regroup(leaves, like)])
+            avals = [atom.aval for atom in jaxpr.outvars]
+            out = [unpack(x) if self._is_small(a) else x for x, a in zip(out, avals, strict=True)]
+            return [
+                jnp.asarray(x, a.dtype)
+                for group, a in zip(out, avals, strict=True)
+                for x in leaves_of([group])
+            ]
+
+        return fn
+
+    def regroup_results(self, leaves, equation):
+        like = [
+            np.empty(v.aval.shape, object) if self._is_small(v.aval) else None for v in equation.outvars
+        ]
+        return regroup(leaves, like)
+
+
+def _cond(self, equation, values):
+    """A choice between functions of scalars."""
+    index, *operands = values
+    if not any(map(is_parts, values)):
+        return None
+    branches = [
+        self.flat(closed.jaxpr, closed.consts, operands) for closed in equation.params["branches"]
+    ]
+    index = lax.convert_element_type(_packed(index, equation.invars[0].aval), jnp.int32)
+    out = lax.switch(index, branches, *map(jnp.asarray, leaves_of(operands)))
+    return self.regroup_results(out, equation)
+
+
+def _custom_jvp(self, equation, values):
+    """A function of scalars with the components of the given derivative rule."""
+    if not self.is_small_and_inexact(equation, values):
+        return None
+    avals, packed = _as_function(equation)
+    closed = equation.params["call_jaxpr"]
+    fn = jax.custom_jvp(self.flat(closed.jaxpr, closed.consts, values))
+
+    def rule(primals, tangents):
+        made = jax.make_jaxpr(lambda p, d: jax.jvp(packed, p, d))(avals, avals)
+        groups = self.flat(made.jaxpr, made.consts, [*values, *values])
+        out = groups(*primals, *tangents)
+        return out[: len(out) // 2], out[len(out) // 2 :]
+
+    fn.defjvp(rule)
+    return self.regroup_results(fn(*map(jnp.asarray, leaves_of(values))), equation)
+
+
+def _custom_vjp(self, equation, values):
+    """A function of scalars with the components of the given pullback."""
+    if not self.is_small_and_inexact(equation, values):
+        return None
+    avals, packed = _as_function(equation)
+    closed = equation.params["call_jaxpr" if "call_jaxpr" in equation.params else "fun_jaxpr"]
+    plain = self.flat(closed.jaxpr, closed.consts, values)
+    fn = jax.custom_vjp(plain)
+
+    def backwards(primals, bars):
+        made = jax.make_jaxpr(lambda p, b: jax.vjp(packed, *p)[1](b))(
+            avals, tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.outvars)
+        )
+        like = [np.empty(v.aval.shape, object) for v in equation.outvars]
+        return tuple(self.flat(made.jaxpr, made.consts, [*values, *like])(*primals, *bars))
+
+    fn.defvjp(lambda *primals: (plain(*primals), primals), backwards)
+    return self.regroup_results(fn(*map(jnp.asarray, leaves_of(values))), equation)
+
+
+_CALLS = {"cond": _cond, "custom_jvp_call": _custom_jvp, "custom_vjp_call": _custom_vjp}
+
+
+def _as_function(equation):
+    """The types of an equation's operands, and the equation as a function of whole arrays."""
+    avals = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
+    return avals, lambda *arrays: tuple(_bind(equation, arrays))
+
+
+def _bind(equation, values):
+    params = equation.primitive.get_bind_params(equation.params)
+    out = equation.primitive.bind(*values, **params)
+    return out if equation.primitive.multiple_results else [out]
+
+
+def is_parts(value):
+    return isinstance(value, np.ndarray) and value.dtype == object
+
+
+def as_parts(scalars, shape):
+    """Scalars in a row as an object array."""
+    scalars = list(scalars)
+    parts = np.empty(len(scalars), object)
+    for i, x in enumerate(scalars):  # one by one: numpy would look into arrays
+        parts[i] = x
+    return parts.reshape(shape)
+
+
+def unpack(array):
+    """The scalars of an array, as an object array of its shape."""
+    if is_parts(array):
+        return array
+    scalars = [
+        lax.squeeze(lax.slice(array, i, [j + 1 for j in i]) if i else array, range(len(i)))
+        for i in np.ndindex(array.shape)
+    ]
+    return as_parts(scalars, array.shape)
+
+
+def _known(array):
+    """The numbers of a numpy array, as parts."""
+    return as_parts(array.ravel(), array.shape)
+
+
+def known_indices(constant, traced):
+    """A small known array of integers as parts, everything else as it is traced."""
+    is_known = not isinstance(constant, jax.core.Tracer) and constant.size <= LARGEST_INDEX_ARRAY
+    return _known(np.asarray(constant)) if is_known and constant.dtype.kind in "iub" else traced
+
+
+def pack(parts, dtype):
+    """An array made of its scalars."""
+    scalars = [jnp.asarray(x, dtype) for x in parts.ravel()]
+    if parts.ndim == 0:
+        return scalars[0]
+    if not scalars:
+        return jnp.zeros(parts.shape, dtype)
+    return lax.reshape(lax.concatenate([lax.reshape(x, (1,)) for x in scalars], 0), parts.shape)
+
+
+def _packed(value, aval):
+    return pack(value, aval.dtype) if is_parts(value) else value
+
+
+def _is_index(x):
+    return isinstance(x, np.generic) and x.dtype.kind in "iub"
+
+
+def leaves_of(values):
+    """Parts and whole arrays in a row."""
+    return [x for v in values for x in (v.ravel() if is_parts(v) else [v])]
+
+
+def regroup(leaves, like):
+    """The inverse of `leaves_of`."""
+    leaves = iter(leaves)
+    return [
+        as_parts(islice(leaves, v.size), v.shape) if is_parts(v) else next(leaves) for v in like
+    ]

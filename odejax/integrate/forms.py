@@ -1,0 +1,71 @@
+"""How a state is carried: as the user's arrays, or, if it is small, as scalars."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from odejax.core import components
+from odejax.core.components import Components
+
+COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
+LARGEST = 4  # times as many numbers may an array have that f makes of them
+BUDGET = 512  # operations of scalars that f may be made of: more take longer to compile than they save
+
+
+class Form(NamedTuple):
+    """Some arrays, of which those with parts are carried as scalars; see `components.leaves_of`."""
+
+    avals: tuple[jax.ShapeDtypeStruct, ...]
+    largest: int  # numbers in an array that is carried as scalars
+
+    @classmethod
+    def of(cls, arrays, largest):
+        return cls(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays), largest)
+
+    @property
+    def is_apart(self):
+        """Is anything carried as scalars?"""
+        return any(p is not None for p in self.parts)
+
+    def evaluator(self):
+        """What evaluates functions of such a state component by component."""
+        return Components(max(LARGEST * self.largest, LARGEST), BUDGET)
+
+    @property
+    def parts(self):
+        """Object arrays of the shapes of what is carried as scalars, None for the others."""
+        return [np.empty(a.shape, object) if a.size <= self.largest else None for a in self.avals]
+
+    def apart(self, arrays):
+        """The arrays as they are carried."""
+        pairs = zip(arrays, self.parts, strict=True)
+        return tuple(components.leaves_of(x if p is None else components.unpack(x) for x, p in pairs))
+
+    def together(self, leaves):
+        """The arrays again; leaves may have leading axes, of rows and powers."""
+        groups = components.regroup(leaves, self.parts)
+        return [self._join(g, a.shape) if components.is_parts(g) else g for g, a in zip(groups, self.avals, strict=True)]
+
+    def spread(self, tolerances):
+        """For each leaf that is carried its own tolerance."""
+        out = []
+        for tolerance, aval, parts in zip(tolerances, self.avals, self.parts, strict=True):
+            if parts is None:
+                out.append(tolerance)
+            elif tolerance.ndim == 0:
+                out += [tolerance] * parts.size
+            else:
+                out += components.leaves_of([components.unpack(jnp.broadcast_to(tolerance, aval.shape))])
+        return tuple(out)
+
+    @staticmethod
+    def _join(parts, shape):
+        scalars = list(parts.ravel())
+        if not shape:
+            return scalars[0]
+        axis = scalars[0].ndim
+        joined = lax.concatenate([jnp.expand_dims(x, axis) for x in scalars], axis)
+        return joined.reshape(*scalars[0].shape, *shape)
