@@ -1,8 +1,8 @@
 """Lanes in blocks: a loop over blocks whose numbers stay in cache, and which end with their own slowest lane.
 
 A leaf has an axis for each level of lanes, or none where the lanes of a level share it; an axis of size 1 is
-shared likewise. `Axes` says where they are. Lanes of the last level may be taken in any order, so that a
-block has lanes that take equally long: the position of a lane is its place in that order.
+shared likewise. `Axes` says where they are. Lanes of one level may be taken in any order, so that a block has
+lanes that take equally long: the position of a lane is its place in that order.
 """
 
 import math
@@ -22,7 +22,7 @@ class Place(NamedTuple):
     """Where a block is."""
 
     start: tuple[jax.Array, ...]  # its first position in each level
-    lanes: jax.Array | None  # of the last level, if they are not in order
+    lanes: jax.Array | None  # of the sorted level
     is_own: jax.Array  # lane by lane: does it belong to this block, not to the one before?
 
 
@@ -31,16 +31,27 @@ class Grid(NamedTuple):
 
     lanes: tuple[int, ...]
     block: tuple[int, ...]
+    sorted: int | None  # the level whose lanes may be in any order
 
     @classmethod
-    def of(cls, lanes, most=MOST_LANES):
-        """Blocks of at most `most` lanes, as even as they can be, along the last level first."""
-        block = []
-        for n in reversed(lanes):
-            count = -(-n // max(most, 1))
-            block.insert(0, -(-n // count))
-            most = most // n
-        return cls(tuple(lanes), tuple(block))
+    def of(cls, lanes, is_recorded=None, most=MOST_LANES):
+        """Blocks of at most `most` lanes, as even as they can be.
+
+        Levels that are not recorded, which are directions of a derivative, are cut last. Of the others the
+        last one is sorted, if it is long; a block has one index in the others then.
+        """
+        is_recorded = is_recorded or (True,) * len(lanes)
+        recorded = [level for level, flag in enumerate(is_recorded) if flag]
+        level = recorded[-1] if recorded and lanes[recorded[-1]] > most else None
+        block = list(lanes)
+        for i in sorted(range(len(lanes)), key=lambda i: (is_recorded[i], -i)):
+            if level is not None and is_recorded[i] and i != level:
+                block[i] = 1
+                continue
+            count = -(-lanes[i] // max(most, 1))
+            block[i] = -(-lanes[i] // count)
+            most = most // block[i]
+        return cls(tuple(lanes), tuple(block), level)
 
     @property
     def counts(self):
@@ -51,15 +62,10 @@ class Grid(NamedTuple):
         """Is there one block only?"""
         return self.block == self.lanes
 
-    @property
-    def is_ordered(self):
-        """May lanes be taken in any order? Then a block has one index in all levels but the last."""
-        return len(self.lanes) > 0 and self.counts[-1] > 1
-
     def each(self, fn, shift, carry):
         """`fn(place, carry)` for one block after another, from the last one to the first.
 
-        `shift`, of the shape of all lanes, is the lane at each position less the position.
+        `shift`, with an axis for each level, is the lane at each position less the position.
         """
 
         def body(state):
@@ -76,18 +82,22 @@ class Grid(NamedTuple):
             start.append(jnp.minimum(first, n - b))
             is_own &= start[-1] + lax.broadcasted_iota(jnp.int32, self.block, level) >= first
         place = Place(tuple(start), None, is_own)
-        if not self.is_ordered:
+        if self.sorted is None:
             return place
         shift = self.at(shift, tuple(range(len(self.lanes))), place)
-        positions = start[-1] + jnp.arange(self.block[-1], dtype=jnp.int32)
+        positions = start[self.sorted] + jnp.arange(self.block[self.sorted], dtype=jnp.int32)
         return place._replace(lanes=positions + shift.reshape(-1))
 
     def take(self, leaf, axes, place):
         """The lanes of a block."""
-        if place.lanes is None or axes[-1] is None or leaf.shape[axes[-1]] == 1:
+        if not self._is_sorted(axes) or leaf.shape[axes[self.sorted]] == 1:
             return self.at(leaf, axes, place)
-        part = self.at(leaf, (*axes[:-1], None), place)
-        return jnp.take(part, place.lanes, axes[-1], mode="clip", unique_indices=True)
+        others = tuple(None if level == self.sorted else axis for level, axis in enumerate(axes))
+        part = self.at(leaf, others, place)
+        return jnp.take(part, place.lanes, axes[self.sorted], mode="clip", unique_indices=True)
+
+    def _is_sorted(self, axes):
+        return self.sorted is not None and axes[self.sorted] is not None
 
     def at(self, leaf, axes, place):
         """The positions of a block."""
@@ -103,29 +113,31 @@ class Grid(NamedTuple):
 
     def put(self, leaf, part, axes, place):
         """The leaf with the lanes of a block set."""
-        if place.lanes is None or axes[-1] is None:
+        if not self._is_sorted(axes):
             return self.put_at(leaf, part, axes, place)
-        index, part = self._lanes_of(part, axes, place)
+        index = self._lanes_of(axes, place)
         return leaf.at[index].set(part, mode="promise_in_bounds", unique_indices=True)
 
     def add(self, leaf, part, axes, place):
         """The leaf with something added to the lanes of a block, or to what they share."""
-        if place.lanes is None or axes[-1] is None:
+        if not self._is_sorted(axes):
             return self.put_at(leaf, self.at(leaf, axes, place) + part, axes, place)
-        index, part = self._lanes_of(part, axes, place)
+        index = self._lanes_of(axes, place)
         return leaf.at[index].add(part, mode="promise_in_bounds", unique_indices=True)
 
-    @staticmethod
-    def _lanes_of(part, axes, place):
-        """An index of lanes, and a part without its axes of size 1 in other levels."""
-        outer = [(axis, s) for axis, s in zip(axes[:-1], place.start, strict=False) if axis is not None]
-        first = outer[0][0] if outer else axes[-1]
-        index = (slice(None),) * first + (*(s for _, s in outer), place.lanes)
-        return index, lax.squeeze(part, [axis for axis, _ in outer])
+    def _lanes_of(self, axes, place):
+        """The index of the lanes of a block. A leaf has its lane axes side by side."""
+        levels = [level for level, axis in enumerate(axes) if axis is not None]
+        index = [slice(None)] * axes[levels[0]]
+        for i, level in enumerate(levels):
+            where = place.start[level] + jnp.arange(self.block[level], dtype=jnp.int32)
+            where = place.lanes if level == self.sorted else where
+            index.append(where.reshape([-1 if k == i else 1 for k in range(len(levels))]))
+        return tuple(index)
 
 
-def order(cost):
-    """What takes the lanes of the last level to positions in the order of their cost, see `Grid.each`."""
+def shift_by(cost):
+    """The shift, see `Grid.each`, that puts lanes of the last level in the order of their cost."""
     lanes = jnp.argsort(cost, axis=-1).astype(jnp.int32)
     return lanes - lax.broadcasted_iota(jnp.int32, lanes.shape, lanes.ndim - 1)
 

@@ -12,6 +12,7 @@ from odejax.core.flow import run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
 from odejax.derivative.by_block import origin, result_axes, walk
+from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
     Inputs,
     is_due,
@@ -23,14 +24,16 @@ from odejax.derivative.record import (
 )
 
 
-def cotangents(program, n_directions, active, n_scratch, record, inputs, results_bar, in_blocks):
+def cotangents(static, record, inputs, results_bar, in_blocks):
     """The transpose of `tangents`: cotangents of the active inputs."""
+    program, n_directions, active, n_scratch, _ = static
+    record = record_for(static, record)
     poison, y1_bar = _poison(record, results_bar, n_directions)
     results_bar = results_bar._replace(y1=y1_bar)
     zeros = _zeros(inputs, active, n_directions, y1_bar)
     bars = walk(
         partial(_reverse, n_directions, active, n_scratch),
-        program,
+        static,
         record,
         inputs,
         results_bar,

@@ -34,12 +34,13 @@ class Block(NamedTuple):
     inputs: Any
 
 
-def walk(fn, program, record, inputs, directions, directions_axes, init, init_axes, in_blocks, combine):
+def walk(fn, static, record, inputs, directions, directions_axes, init, init_axes, in_blocks, combine):
     """`fn(block, directions)` of all lanes, or of one block after another.
 
     Its results are put into `init`, or added to it, as `combine`, a method of `Grid`, does.
     """
-    grid = Grid.of(program.lanes)
+    program = static.program
+    grid = Grid.of(program.lanes, static.is_recorded)
     if grid.is_one or not in_blocks:
         steps = _steps(record, record.codes, record.states, jnp.ones(program.lanes, bool))
         return fn(Block(program, steps, inputs), directions)
@@ -52,6 +53,8 @@ def walk(fn, program, record, inputs, directions, directions_axes, init, init_ax
             return grid.take(x, axes, place)
 
         def take_own(x, axes):
+            if None in axes:
+                return take(x, axes)
             shape = (1,) * axes[0] + grid.block + (1,) * (x.ndim - axes[-1] - 1)
             return jnp.where(place.is_own.reshape(shape), take(x, axes), 0)
 
@@ -60,7 +63,7 @@ def walk(fn, program, record, inputs, directions, directions_axes, init, init_ax
             unit=take(record.unit, levels),
             stops=take(record.stops, in_rows),
             output_step=tuple(take(x, in_rows) for x in record.output_step),
-            n_outputs=tuple(jnp.where(place.is_own, take(x, levels), 0) for x in record.n_outputs),
+            n_outputs=tuple(take(x, levels) for x in record.n_outputs),
             has_failed=take(record.has_failed, levels),
         )
         codes, *states = (Window(x, place.start, grid.block) for x in (record.codes, *(record.states or ())))
@@ -86,7 +89,7 @@ def _steps(record, codes, states, is_own):
         states,
         is_aligned,
         record.output_step,
-        record.n_outputs,
+        tuple(jnp.where(is_own, x, 0) for x in record.n_outputs),
         record.has_failed,
     )
 

@@ -13,6 +13,7 @@ from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, while_loop
 from odejax.core.transform import jvp
 from odejax.derivative.by_block import origin, result_axes, walk
+from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
     Results,
     is_due,
@@ -23,14 +24,16 @@ from odejax.derivative.record import (
 )
 
 
-def tangents(program, n_directions, active, record, inputs, inputs_dot, in_blocks):
+def tangents(static, record, inputs, inputs_dot, in_blocks):
     """The derivative of the results in the direction `inputs_dot` (of active inputs)."""
+    program, n_directions, active, *_ = static
+    record = record_for(static, record)
     directions = inputs_dot.y0[0].shape[:n_directions]
     outputs = tuple(_nan_outputs(program, kind, record, directions) for kind in range(len(program.outputs)))
     empty = Results(inputs_dot.y0, outputs)
     return walk(
         partial(_tangents, n_directions, active),
-        program,
+        static,
         record,
         inputs,
         inputs_dot,

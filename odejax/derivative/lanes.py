@@ -25,30 +25,43 @@ class Mapped:
             return jnp.expand_dims(self.value, position)
         return jnp.moveaxis(self.value, self.axis, position)
 
-    def to_row(self):
-        """A buffer of rows likewise, the axis after that of the rows."""
-        return self.to_shared(1)
-
-
 def is_mapped(tree):
     return any(x.axis is not None for x in jax.tree.leaves(tree))
 
 
-def record_in_lanes(record, size):
-    """A record of `Mapped` buffers as the record of `size` lanes."""
-    states = record.states
-    if states is not None and any(x.axis is None for x in (record.n_steps, *states)):
-        states = None
+def record_in_lanes(record):
+    """A record of `Mapped` buffers with an axis for one more level of lanes, if any of them has one."""
+    if not is_mapped(record):
+        return values_of(record)
+    axes = axes_of_record(record, 0)
+    return jax.tree.map(lambda x, axis: x.to_shared(axis), record, axes)
+
+
+def axes_of_record(record, level):
+    """Where the lanes of a level are; rows come before."""
     return Record(
-        record.n_steps.to(0, size),
-        record.shift.to(0, size),
-        record.codes.to_row(),
-        record.unit.to_shared(0),
-        record.stops.to_row(),
-        None if states is None else tuple(x.to_row() for x in states),
-        tuple(x.to(1, size) for x in record.output_step),
-        tuple(x.to(0, size) for x in record.n_outputs),
-        record.has_failed.to(0, size),
+        n_steps=level,
+        shift=level,
+        codes=1 + level,
+        unit=level,
+        stops=1 + level,
+        states=None if record.states is None else (1 + level,) * len(record.states),
+        output_step=(1 + level,) * len(record.output_step),
+        n_outputs=(level,) * len(record.n_outputs),
+        has_failed=level,
+    )
+
+
+def record_for(static, record):
+    """The record with an axis for all levels of lanes: of size 1, where it had none, if it describes steps."""
+    for level, flag in enumerate(static.is_recorded):
+        if not flag:
+            record = jax.tree.map(jnp.expand_dims, record, axes_of_record(record, level))
+    lanes = static.program.lanes
+    return record._replace(
+        output_step=tuple(jnp.broadcast_to(x, (x.shape[0], *lanes)) for x in record.output_step),
+        n_outputs=tuple(jnp.broadcast_to(x, lanes) for x in record.n_outputs),
+        has_failed=jnp.broadcast_to(record.has_failed, lanes),
     )
 
 
@@ -78,9 +91,12 @@ def values_of(tree):
     return jax.tree.map(lambda x: x.value, tree)
 
 
-def static_in_lanes(static, size, params_mapped):
+def static_in_lanes(static, size, params_mapped, record):
     axes = tuple(0 if m else None for m in params_mapped)
-    return static._replace(program=static.program.in_lanes(size, axes))
+    return static._replace(
+        program=static.program.in_lanes(size, axes),
+        is_recorded=(is_mapped(record), *static.is_recorded),
+    )
 
 
 def batched(out, out_axes):
@@ -114,7 +130,10 @@ class Lift:
         program = static.program
         for size in reversed(self.sizes):
             program = program.in_lanes(size, axes)
-        self.static = static._replace(program=program, active=union, n_directions=0)
+        is_recorded = (False,) * len(self.sizes) + static.is_recorded
+        self.static = static._replace(
+            program=program, active=union, n_directions=0, is_recorded=is_recorded
+        )
 
     def linear(self, tree):
         """Directions as lanes: in rows, behind the row axis."""
@@ -133,20 +152,6 @@ class Lift:
         )
         queries = tuple(tuple(self._spread(x, 1) for x in q) for q in inputs.queries)
         return Inputs(tuple(self._spread(x, 0) for x in inputs.y0), params, queries)
-
-    def record(self, record):
-        d = len(self.sizes)
-        return Record(
-            self._spread(record.n_steps, 0),
-            self._spread(record.shift, 0),
-            jnp.expand_dims(record.codes, tuple(range(1, 1 + d))),
-            jnp.expand_dims(record.unit, tuple(range(d))),
-            jnp.expand_dims(record.stops, tuple(range(1, 1 + d))),
-            record.states if d == 0 else None,
-            tuple(self._spread(x, 1) for x in record.output_step),
-            tuple(self._spread(x, 0) for x in record.n_outputs),
-            self._spread(record.has_failed, 0),
-        )
 
     def _spread(self, x, position):
         x = jnp.expand_dims(x, tuple(range(position, position + len(self.sizes))))

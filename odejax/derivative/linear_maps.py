@@ -49,6 +49,7 @@ class Static(NamedTuple):
     n_directions: int  # leading axes of linear operands that share one solve
     active: Active
     n_scratch: int  # states the reverse pass may keep besides the record's
+    is_recorded: tuple[bool, ...]  # for each level of lanes: has the record an axis for it?
 
 
 def tangent(static, record, inputs, inputs_dot):
@@ -70,13 +71,11 @@ def curvature(static, record, inputs, results_bar, inputs_dot, results_bar_dot):
 
 
 def _run_tangent(static, points, directions, in_blocks):
-    program, n_directions, active, _ = static
-    return forwards.tangents(program, n_directions, active, *points, directions, in_blocks)
+    return forwards.tangents(static, *points, directions, in_blocks)
 
 
 def _run_cotangent(static, points, directions, in_blocks):
-    program, n_directions, active, n_scratch = static
-    return backwards.cotangents(program, n_directions, active, n_scratch, *points, directions, in_blocks)
+    return backwards.cotangents(static, *points, directions, in_blocks)
 
 
 def _run_curvature(static, points, directions, in_blocks):
@@ -89,8 +88,8 @@ def _run_curvature(static, points, directions, in_blocks):
     )
     results_bar = concatenate(results_bar_dot, results_bar)
     inputs = concatenate(inputs, inputs_dot)
-    record = record._replace(states=None)
-    bars = backwards.cotangents(program, 0, active, static.n_scratch, record, inputs, results_bar, in_blocks)
+    static = static._replace(program=program, n_directions=0, active=active)
+    bars = backwards.cotangents(static, record._replace(states=None), inputs, results_bar, in_blocks)
     return bars._replace(y0=bars.y0[: len(bars.y0) // 2])
 
 
@@ -142,7 +141,7 @@ def _tangent_jvp(static, points, inputs_dot, points_dot, inputs_dot_dot):
     )
     out = tangent(
         doubled(lift.static),
-        lift.record(record)._replace(states=None),  # those kept are not the doubled program's
+        record._replace(states=None),  # those kept are not the doubled program's
         concatenate(inputs, inputs_dot),
         concatenate(inputs_x_dot, inputs_dot_dot),
     )
@@ -156,7 +155,7 @@ def _cotangent_jvp(static, points, results_bar, points_dot, results_bar_dot):
     inputs_dot = instantiate(select_inputs(points_dot[1], union))
     out = curvature(
         lift.static,
-        lift.record(record),
+        record,
         lift.shared(inputs, union.params),
         lift.linear(results_bar),
         lift.shared(inputs_dot, (True,) * sum(union.params)),
@@ -234,10 +233,10 @@ def _tangent_batch(static, size, points, inputs_dot):
         x.axis is not None or m
         for x, m in zip(inputs.params, lanes.mask_of(static.active.params, dots_mapped), strict=True)
     )
-    static = lanes.static_in_lanes(static, size, mapped)
+    static = lanes.static_in_lanes(static, size, mapped, record)
     inputs_dot = lanes.inputs_in_lanes(inputs_dot, select(mapped, static.active.params), size, d)
     out = tangent(
-        static, lanes.record_in_lanes(record, size), lanes.inputs_in_lanes(inputs, mapped, size), inputs_dot
+        static, lanes.record_in_lanes(record), lanes.inputs_in_lanes(inputs, mapped, size), inputs_dot
     )
     return lanes.batched(out, lanes.axes_of(out, d))
 
@@ -251,10 +250,10 @@ def _cotangent_batch(static, size, points, results_bar):
     record, inputs = points
     d = static.n_directions
     mapped = tuple(x.axis is not None or a for x, a in zip(inputs.params, static.active.params, strict=True))
-    static = lanes.static_in_lanes(static, size, mapped)
+    static = lanes.static_in_lanes(static, size, mapped, record)
     results_bar = lanes.results_in_lanes(results_bar, size, d)
     out = cotangent(
-        static, lanes.record_in_lanes(record, size), lanes.inputs_in_lanes(inputs, mapped, size), results_bar
+        static, lanes.record_in_lanes(record), lanes.inputs_in_lanes(inputs, mapped, size), results_bar
     )
     return lanes.batched(out, lanes.axes_of(out, d))
 
@@ -264,10 +263,10 @@ def _curvature_batch(static, size, points, directions):
     inputs_dot, results_bar_dot = directions
     active = static.active
     mapped = tuple(x.axis is not None or a for x, a in zip(inputs.params, active.params, strict=True))
-    static = lanes.static_in_lanes(static, size, mapped)
+    static = lanes.static_in_lanes(static, size, mapped, record)
     out = curvature(
         static,
-        lanes.record_in_lanes(record, size)._replace(states=None),
+        lanes.record_in_lanes(record)._replace(states=None),
         lanes.inputs_in_lanes(inputs, mapped, size),
         lanes.results_in_lanes(results_bar, size, 0),
         lanes.inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size),

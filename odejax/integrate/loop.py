@@ -37,8 +37,8 @@ def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved
         carry = loop.run(carry)
         n_steps = None if carry.tape is None else carry.tape.n + shift
     else:
-        if grid.is_ordered and plan.is_adaptive:
-            shift = blocks.order(loop.length / carry.h)
+        if grid.sorted is not None and plan.is_adaptive:
+            shift = blocks.shift_by(loop.length / carry.h)
         carry, n_steps = _run_in_blocks(plan, grid, inputs, numbers, shift, carry)
     return loop.finish(carry, n_steps, shift)
 

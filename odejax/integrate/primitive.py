@@ -92,7 +92,7 @@ def _jvp(primals, tangents, *, plan, in_tree):
     inputs_dot = Inputs(
         tuple(map(ad.instantiate_zeros, inputs_dot.y0)), select(inputs_dot.params, active.params), queries_dot
     )
-    static = Static(plan.program, 0, active, plan.capacity.scratch)
+    static = Static(plan.program, 0, active, plan.capacity.scratch, (True,) * len(plan.lanes))
     results_dot = linear_maps.tangent(static, solved.record, inputs, inputs_dot)
     if not plan.is_recorded:
         solved = solved._replace(record=None)
