@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax import arguments
+from odejax.core.components import TooLarge
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program, Slope
 from odejax.derivative.record import Inputs
-from odejax.core.components import TooLarge
 from odejax.integrate import build
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS, Form

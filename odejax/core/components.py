@@ -20,12 +20,85 @@ from jax import lax
 from odejax.core import jaxprs, movement
 
 ELEMENTWISE = frozenset(
-    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp complex
-    conj convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-    igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or
-    polygamma population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-    shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
-    xor zeta""".split()
+    [
+        "abs",
+        "acos",
+        "acosh",
+        "add",
+        "add_any",
+        "and",
+        "asin",
+        "asinh",
+        "atan",
+        "atan2",
+        "atanh",
+        "bessel_i0e",
+        "bessel_i1e",
+        "cbrt",
+        "ceil",
+        "clamp",
+        "complex",
+        "conj",
+        "convert_element_type",
+        "copy",
+        "cos",
+        "cosh",
+        "digamma",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "igamma",
+        "igammac",
+        "imag",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "lgamma",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "nextafter",
+        "not",
+        "or",
+        "polygamma",
+        "population_count",
+        "pow",
+        "real",
+        "reduce_precision",
+        "regularized_incomplete_beta",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "shift_left",
+        "shift_right_arithmetic",
+        "shift_right_logical",
+        "sign",
+        "sin",
+        "sinh",
+        "sqrt",
+        "square",
+        "stop_gradient",
+        "sub",
+        "tan",
+        "tanh",
+        "xor",
+        "zeta",
+    ]
 )
 REDUCTIONS = {
     "reduce_sum": lax.add,
@@ -194,9 +267,7 @@ class Components:
         return fn
 
     def regroup_results(self, leaves, equation):
-        like = [
-            np.empty(v.aval.shape, object) if self._is_small(v.aval) else None for v in equation.outvars
-        ]
+        like = [np.empty(v.aval.shape, object) if self._is_small(v.aval) else None for v in equation.outvars]
         return regroup(leaves, like)
 
 
@@ -205,9 +276,7 @@ def _cond(self, equation, values):
     index, *operands = values
     if not any(map(is_parts, values)):
         return None
-    branches = [
-        self.flat(closed.jaxpr, closed.consts, operands) for closed in equation.params["branches"]
-    ]
+    branches = [self.flat(closed.jaxpr, closed.consts, operands) for closed in equation.params["branches"]]
     index = lax.convert_element_type(_packed(index, equation.invars[0].aval), jnp.int32)
     out = lax.switch(index, branches, *map(jnp.asarray, leaves_of(operands)))
     return self.regroup_results(out, equation)
@@ -327,6 +396,4 @@ def leaves_of(values):
 def regroup(leaves, like):
     """The inverse of `leaves_of`."""
     leaves = iter(leaves)
-    return [
-        as_parts(islice(leaves, v.size), v.shape) if is_parts(v) else next(leaves) for v in like
-    ]
+    return [as_parts(islice(leaves, v.size), v.shape) if is_parts(v) else next(leaves) for v in like]

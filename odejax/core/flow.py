@@ -1,5 +1,7 @@
 """Control flow, in place and under `shard_map`."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,6 +36,19 @@ def same_variation(operands):
         return lax.pcast(x, tuple(missing), to="varying") if missing else x
 
     return [vary(jnp.asarray(x)) for x in operands]
+
+
+MANY = 32  # lanes: for more, storing a number costs less than computing it again for each of its uses
+
+
+def settlers(lanes):
+    """(for stage values, for slopes): `settle` or nothing, whichever is faster for so many lanes."""
+    n = math.prod(lanes)
+    return (settle if n > MANY else _leave), (settle if n > 1 else _leave)
+
+
+def _leave(values):
+    return values
 
 
 def settle(values):

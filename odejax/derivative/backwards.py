@@ -4,11 +4,10 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from odejax.core import leaves, rows
 from odejax.core.blocks import Grid
-from odejax.core.flow import run_if, settle, while_loop
+from odejax.core.flow import run_if, settle, settlers, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
 from odejax.derivative.by_block import origin, result_axes, walk
@@ -100,8 +99,9 @@ class _BackwardStep:
         self.over_directions = over(n_directions)
         n_params = sum(leaf.size for leaf in select(inputs.params, active.params))
         has_more_params = n_params > sum(leaf.size for leaf in inputs.y0)
-        # Else the compiler makes stage values again for every entry of a large gradient.
-        self.settle = lax.optimization_barrier if has_more_params else lambda state: state
+        self.settle, self.settle_slopes = settlers(program.lanes)
+        if has_more_params:  # else stage values are computed again for every entry of a large gradient
+            self.settle = settle
 
     def __call__(self, n, s, y, y1_bar, params_bar, outputs):
         row, is_taken = row_of(self.record, n, s)
@@ -136,7 +136,7 @@ class _BackwardStep:
             slope, pull = vjp(
                 self.program.slope, stage, (self.params, points[-1], ()), self.active.params, ()
             )
-            slopes.append(slope)
+            slopes.append(self.settle_slopes(slope))
             pulls.append(pull)
         return points, slopes, pulls
 
@@ -148,7 +148,8 @@ class _BackwardStep:
             weights = [method.B[i], *(method.A[j][i] for j in range(i + 1, n))]
             bars = [y1_bar, *points_bar[i + 1 :]]
             slopes_bar[i] = self.settle(leaves.combine(slopes_bar[i], None, weights, bars))
-            p_bar, points_bar[i], _ = pulls[i](slopes_bar[i])
+            p_bar, bar, _ = pulls[i](slopes_bar[i])
+            points_bar[i] = self.settle_slopes(bar)
             params_bar = p_bar if params_bar is None else leaves.add(params_bar, p_bar)
         return params_bar, leaves.combine(leaves.zeros_like(y1_bar), None, [1.0] * n, points_bar)
 

@@ -105,4 +105,6 @@ def result_axes(program, results, n_directions):
 
 def origin(steps):
     """The elapsed time at the start, of the shape all elapsed times have."""
-    return jnp.zeros(jnp.broadcast_shapes(rows.read(steps.codes, 0).shape, steps.unit.shape), steps.unit.dtype)
+    return jnp.zeros(
+        jnp.broadcast_shapes(rows.read(steps.codes, 0).shape, steps.unit.shape), steps.unit.dtype
+    )

@@ -25,6 +25,7 @@ class Mapped:
             return jnp.expand_dims(self.value, position)
         return jnp.moveaxis(self.value, self.axis, position)
 
+
 def is_mapped(tree):
     return any(x.axis is not None for x in jax.tree.leaves(tree))
 
@@ -131,9 +132,7 @@ class Lift:
         for size in reversed(self.sizes):
             program = program.in_lanes(size, axes)
         is_recorded = (False,) * len(self.sizes) + static.is_recorded
-        self.static = static._replace(
-            program=program, active=union, n_directions=0, is_recorded=is_recorded
-        )
+        self.static = static._replace(program=program, active=union, n_directions=0, is_recorded=is_recorded)
 
     def linear(self, tree):
         """Directions as lanes: in rows, behind the row axis."""

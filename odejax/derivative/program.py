@@ -136,7 +136,9 @@ class Program:
     def axes_of(self, inputs, active=None, n_directions=0):
         """Where `inputs`, all or the active ones, have their lanes; see `blocks.Axes`."""
         d, levels = n_directions, range(len(self.lanes))
-        params = range(len(inputs.params)) if active is None else [i for i, a in enumerate(active.params) if a]
+        params = (
+            range(len(inputs.params)) if active is None else [i for i, a in enumerate(active.params) if a]
+        )
         in_rows = tuple(d + 1 + level for level in levels)
         return Inputs(
             jax.tree.map(lambda _: tuple(d + level for level in levels), inputs.y0),

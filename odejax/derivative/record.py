@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core import rows
+from odejax.core.codes import decode
 from odejax.core.flow import settle, while_loop
 from odejax.core.transform import select
 
@@ -24,7 +25,9 @@ class Record(NamedTuple):
     codes: jax.Array  # (capacity, lanes), at positions
     unit: jax.Array  # (lanes,)
     stops: jax.Array  # (stops, lanes): times that steps end on exactly, the length of the span the last
-    states: tuple[jax.Array, ...] | None  # kept (s, *y), by `schedule.slot`, at positions; None: only the first
+    states: (
+        tuple[jax.Array, ...] | None
+    )  # kept (s, *y), by `schedule.slot`, at positions; None: only the first
     output_step: tuple[jax.Array, ...]  # (outputs, lanes): the step that gave each output
     n_outputs: tuple[jax.Array, ...]  # (lanes,): how many outputs were given
     has_failed: jax.Array  # (lanes,)
@@ -57,7 +60,7 @@ def select_inputs(inputs, active):
 
 def row_of(steps, n, s):
     """Step n as (s, s1), and lane by lane: was it taken? The first may have length 0, as the span."""
-    code = rows.read(steps.codes, n).astype(s.dtype)
+    code = decode(rows.read(steps.codes, n), s.dtype)
     s1 = jnp.where(jnp.isinf(code), next_stop(steps.stops, s), s + code * steps.unit)
     return settle(((s, s1), steps.is_own & ((code > 0) | (n == 0))))
 

@@ -47,7 +47,10 @@ class Form(NamedTuple):
     def together(self, leaves):
         """The arrays again; leaves may have leading axes, of rows and powers."""
         groups = components.regroup(leaves, self.parts)
-        return [self._join(g, a.shape) if components.is_parts(g) else g for g, a in zip(groups, self.avals, strict=True)]
+        return [
+            self._join(g, a.shape) if components.is_parts(g) else g
+            for g, a in zip(groups, self.avals, strict=True)
+        ]
 
     def spread(self, tolerances):
         """For each leaf that is carried its own tolerance."""

@@ -10,9 +10,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from odejax.core import blocks, leaves, rows
+from odejax.core import blocks, codes, leaves, rows
 from odejax.core.blocks import Grid
-from odejax.core.flow import settle, while_loop
+from odejax.core.flow import settle, settlers, while_loop
 from odejax.core.rows import Window
 from odejax.core.status import Status
 from odejax.derivative import schedule
@@ -22,7 +22,6 @@ from odejax.integrate import emit, progress
 from odejax.integrate.state import Carry, Numbers, Solved, Stats, Step, Tape
 from odejax.stepping import controller, error, explicit
 
-CODE = jnp.bfloat16  # of recorded step sizes: they are rounded to 8 bits, which costs nothing
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
 SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
@@ -64,8 +63,8 @@ def _run_in_blocks(plan, grid, inputs, numbers, shift, start):
         status = jnp.where(place.is_own, begin.status, Status.SUCCESS)
         window = None
         if tape is not None:
-            codes, *states = (Window(x, place.start, grid.block) for x in (tape.codes, *tape.states))
-            window = Tape(jnp.int32(0), jnp.int32(1), codes, tuple(states))
+            sizes, *states = (Window(x, place.start, grid.block) for x in (tape.codes, *tape.states))
+            window = Tape(jnp.int32(0), jnp.int32(1), sizes, tuple(states))
         end = loop.run(begin._replace(status=status, tape=window, percent_told=told))
         carry = blocks.tree_map(
             lambda x, a, part: grid.put(x, part, a, place),
@@ -74,8 +73,8 @@ def _run_in_blocks(plan, grid, inputs, numbers, shift, start):
             end._replace(tape=None, percent_told=None),
         )
         if tape is not None:
-            codes, states = end.tape.codes.buffer, tuple(w.buffer for w in end.tape.states)
-            tape = tape._replace(codes=codes, states=states)
+            states = tuple(w.buffer for w in end.tape.states)
+            tape = tape._replace(codes=end.tape.codes.buffer, states=states)
             n_steps = grid.put_at(n_steps, jnp.broadcast_to(end.tape.n, grid.block), lanes, place)
         return n_done + 1, carry, tape, end.percent_told, n_steps
 
@@ -100,6 +99,7 @@ class _Loop:
         stops = [times for times in self.times if times is not None] if plan.stops_at_outputs else []
         self.stops = jnp.concatenate([*stops, self.length[None]])
         self.method = plan.program.method
+        self.settle_stage, self.settle_slope = settlers(plan.lanes)
 
     def field(self, t, y):
         return self.plan.field((t,), self.params, y, ())
@@ -157,8 +157,8 @@ class _Loop:
         capacity = self.plan.capacity
         kept = self.t0, *y
         states = tuple(jnp.zeros((capacity.states + 1, *leaf.shape), leaf.dtype) for leaf in kept)
-        codes = jnp.zeros((capacity.steps, *self.t0.shape), CODE)
-        return Tape(jnp.int32(0), jnp.int32(1), codes, states)
+        sizes = jnp.zeros((capacity.steps, *self.t0.shape), codes.CODE)
+        return Tape(jnp.int32(0), jnp.int32(1), sizes, states)
 
     def run(self, carry):
         """The loop itself."""
@@ -179,7 +179,7 @@ class _Loop:
         t, h = self.t0 + self.sign * s, leaves.select(is_running, self.sign * (s1 - s), jnp.zeros_like(s))
 
         def slope(c, y):
-            return self.field(t + c * h, y)
+            return self.settle_slope(self.field(t + c * h, self.settle_stage(y)))
 
         y1, slopes = explicit.step(self.method, slope, old.y, h, old.k)
         return Step(s, s1, code, h, y1, slopes)
@@ -190,11 +190,11 @@ class _Loop:
         stretch = LAST_STEP_STRETCH if self.plan.is_adaptive else CONSTANT_STEP_STRETCH
         is_end = old.s + stretch * old.h >= end
         if self.plan.is_adaptive:
-            code = jnp.where(self.unit > 0, old.h / self.unit, 0.0).astype(CODE)
+            code = codes.encode(jnp.where(self.unit > 0, old.h / self.unit, 0.0))
         else:
-            code = jnp.ones(end.shape, CODE)
-        s1 = jnp.where(is_end, end, old.s + code.astype(end.dtype) * self.unit)
-        return s1, jnp.where(is_end, jnp.inf, code).astype(CODE)
+            code = codes.encode(jnp.ones(end.shape))
+        s1 = jnp.where(is_end, end, old.s + codes.decode(code, end.dtype) * self.unit)
+        return s1, jnp.where(is_end, codes.INFINITE, code).astype(codes.CODE)
 
     def control(self, old, step):
         """(accept?, next size, memory, was the attempt finite?)"""
@@ -207,7 +207,9 @@ class _Loop:
         is_accepted, h, memory = controller.control(
             numbers.controller, method.error_order + 1, ratio, size, old.memory
         )
-        h = jnp.where(is_accepted & jnp.isinf(step.code), jnp.maximum(h, old.h), h)  # it was cut at a stop
+        h = jnp.where(
+            is_accepted & (step.code == codes.INFINITE), jnp.maximum(h, old.h), h
+        )  # it was cut at a stop
         return is_accepted, jnp.maximum(h, self._smallest_step(old.s)), memory, jnp.isfinite(ratio)
 
     def _smallest_step(self, s):
@@ -232,9 +234,10 @@ class _Loop:
         slot = jnp.where(is_kept, schedule.slot(tape.n, capacity), capacity)
         kept = old.s, *old.y
         states = tuple(rows.write(b, leaf, slot) for b, leaf in zip(tape.states, kept, strict=True))
-        codes = rows.write(tape.codes, jnp.where(is_accepted, step.code, 0).astype(CODE), tape.n)
+        code = jnp.where(is_accepted, step.code, codes.NONE).astype(codes.CODE)
+        sizes = rows.write(tape.codes, code, tape.n)
         n = tape.n + is_accepted.any()
-        return Tape(n, jnp.where(n > tape.n, stride, tape.stride), codes, states)
+        return Tape(n, jnp.where(n > tape.n, stride, tape.stride), sizes, states)
 
     def select(self, old, step, is_running, is_accepted, h, memory, is_finite, outputs, tape):
         stats = self._count(old, step, is_running, is_accepted, outputs)

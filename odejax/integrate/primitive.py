@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from odejax.core.codes import CODE
 from odejax.core.flow import same_variation
 from odejax.core.primitives import result_type
 from odejax.core.transform import select
@@ -17,7 +18,7 @@ from odejax.derivative import linear_maps
 from odejax.derivative.lanes import Mapped, inputs_in_lanes
 from odejax.derivative.linear_maps import Static
 from odejax.derivative.record import Active, Inputs, Record, Results
-from odejax.integrate.loop import CODE, integrate
+from odejax.integrate.loop import integrate
 from odejax.integrate.state import Numbers, Solved, Stats
 
 

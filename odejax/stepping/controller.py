@@ -1,12 +1,17 @@
 """How large a step is: error ratio -> accept?, next step size."""
 
+import math
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from odejax.core.flow import settle
+
 SMALLEST_MEMORY = 1e-4  # an error ratio below this is remembered as this (Hairer's facold)
+LOGARITHM = jnp.float32  # of error ratios: enough to choose a step by, and twice as fast as float64
+LIMITS = 1e-30, 1e30  # of squared error ratios
 NON_FINITE_FACTOR = 0.1  # a step into a forbidden region is tried again this much smaller
 
 
@@ -73,21 +78,22 @@ class Memory(NamedTuple):
 
 def init(like):
     """No memory: as if all errors had been the tolerance. `like` has the shape of the lanes."""
-    zero = jnp.zeros_like(like)
+    zero = jnp.zeros_like(like, LOGARITHM)
     return Memory(zero, zero, jnp.zeros(like.shape, bool))
 
 
 def control(controller, order, squared_error, h, memory):
     """(accept?, next size, memory) after an attempt with that squared error ratio."""
-    log_error = 0.5 * jnp.log(squared_error)
     is_accepted = squared_error <= 1.0
-    p, i, d = (c / order for c in (controller.p, controller.i, controller.d))
+    log_error = 0.5 * jnp.log(jnp.clip(squared_error, *LIMITS).astype(LOGARITHM))
+    p, i, d = (jnp.asarray(c / order, LOGARITHM) for c in (controller.p, controller.i, controller.d))
     accepted = -(p + i + d) * log_error + (p + 2 * d) * memory.log_error_1 - d * memory.log_error_2
-    factor = controller.safety * jnp.exp(jnp.where(is_accepted, accepted, -log_error / order))
+    power = settle(jnp.where(is_accepted, accepted, -log_error / order))
+    factor = controller.safety * jnp.exp(power).astype(h.dtype)
     largest = jnp.where(is_accepted & ~memory.was_rejected, controller.max_factor, 1.0)
     factor = jnp.clip(factor, controller.min_factor, largest)
     factor = jnp.where(jnp.isfinite(squared_error), factor, NON_FINITE_FACTOR)
-    remembered = jnp.maximum(log_error, jnp.log(SMALLEST_MEMORY).astype(log_error.dtype))
+    remembered = jnp.maximum(log_error, math.log(SMALLEST_MEMORY))
     memory = Memory(
         jnp.where(is_accepted, remembered, memory.log_error_1),
         jnp.where(is_accepted, memory.log_error_1, memory.log_error_2),
