@@ -2,6 +2,7 @@
 
 from odejax.arguments import Checkpoints
 from odejax.core.status import Status
+from odejax.ensemble import ensemble
 from odejax.ivp import solve
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
@@ -21,5 +22,6 @@ __all__ = [
     "Statistics",
     "Status",
     "check",
+    "ensemble",
     "solve",
 ]

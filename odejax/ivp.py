@@ -1,5 +1,6 @@
 """`solve`: initial value problems, the one door."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,13 +13,14 @@ from jax import lax
 
 from odejax import arguments
 from odejax.core.components import TooLarge
+from odejax.core.probe import count_lanes
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program, Slope
 from odejax.derivative.record import Inputs
 from odejax.integrate import build
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS, Form
-from odejax.integrate.plan import AtTime, Output, Plan
+from odejax.integrate.plan import AtTime, Output, Plan, capacity
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
 from odejax.solution import Dense, Solution, Statistics, check
@@ -107,9 +109,8 @@ def solve(
         Hairer, Norsett, Wanner (1993), Solving Ordinary Differential Equations I, chapter II.
     """
     y0 = arguments.state(y0)
-    t_span = arguments.span(t_span)
     tableau = arguments.find_method(method)
-    control = arguments.find_controller(controller, tableau)
+    numbers = _numbers(y0, t_span, tableau, t_eval, rtol, atol, dt0, max_steps, controller)
     args = arguments.arguments(args)
     if not callable(f):
         raise TypeError(f"`f` must be a function f(t, y, *args), got {f!r}.")
@@ -117,14 +118,6 @@ def solve(
         raise TypeError(f"`save_fn` must be a function save_fn(t, y, *args), got {save_fn!r}.")
     if t_eval is not None and save_steps is not None:
         raise ValueError("`t_eval` and `save_steps` exclude each other: pass one of them.")
-    numbers = (
-        t_span,
-        arguments.output_times(t_eval, t_span),
-        arguments.tolerances(rtol, atol, y0),
-        arguments.first_step(dt0),
-        arguments.step_limit(max_steps),
-        control,
-    )
     options = (
         tableau,
         arguments.count("save_steps", save_steps),
@@ -132,6 +125,7 @@ def solve(
         arguments.room(checkpoints),
         bar.callback(progress),
         arguments.count("components", components, least=0) or 0,
+        count_lanes((f, y0, args, save_fn, numbers)),
     )
     functions, static = eqx.partition((f, args, save_fn), arguments.is_array_or_number)
     functions = jax.tree.map(jnp.asarray, functions)
@@ -139,6 +133,27 @@ def solve(
     solution = _solve(functions, y0, numbers, (tuple(static_leaves), static_tree), options)
     is_traced = isinstance(solution.status, jax.core.Tracer)
     return check(solution) if throw or (throw is None and not is_traced) else solution
+
+
+def _numbers(y0, t_span, tableau, t_eval, rtol, atol, dt0, max_steps, controller):
+    """The numbers of a solve, checked and completed."""
+    t_span = arguments.span(t_span)
+    return (
+        t_span,
+        arguments.output_times(t_eval, t_span),
+        arguments.tolerances(rtol, atol, y0),
+        arguments.first_step(dt0),
+        arguments.step_limit(max_steps),
+        arguments.find_controller(controller, tableau),
+    )
+
+
+def check_numbers(y0, t_span, options):
+    """Raises what `solve` would, of the numbers among its options: within `jit` they are not known."""
+    defaults = {name: p.default for name, p in inspect.signature(solve).parameters.items()}
+    given = defaults | options
+    names = ("t_eval", "rtol", "atol", "dt0", "max_steps", "controller")
+    _numbers(y0, t_span, arguments.find_method(given["method"]), *(given[name] for name in names))
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -168,7 +183,7 @@ class _Problem:
     """The user's functions, traced once, and what is asked of the solution."""
 
     def __init__(self, f, y0, t_span, args, save_fn, options):
-        self.method, self.save_steps, self.dense_steps, self.room, _, self.components = options
+        self.method, self.save_steps, self.dense_steps, self.room, _, self.components, self.n_lanes = options
         self.t_span, self.args, self.save_fn = t_span, args, save_fn
         leaves, self.tree = jax.tree.flatten(y0)
         self.time, self.y0_tree = t_span[0].astype(arguments.real_dtype(y0)), y0
@@ -222,7 +237,8 @@ class _Problem:
         program = Program(self.method, self.slope, outputs, uses_slopes, shapes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
-        return Plan(program, AtTime(self.f), tuple(self.outputs), row_bytes, tuple(self.room), **choices)
+        room = capacity(row_bytes, self.n_lanes, self.room)
+        return Plan(program, AtTime(self.f), tuple(self.outputs), room, **choices)
 
     def inputs(self):
         return Inputs(self.y0, (*self.t_span, *self.theta), tuple(self.queries))

@@ -156,10 +156,22 @@ def check(solution: Solution) -> Solution:
     """
     if isinstance(solution.status, jax.core.Tracer):
         return _check_traced(solution)
+    return _check_known(solution, jax.tree.map(_here, solution))
+
+
+def _here(x):
+    """The lanes of a result that this process has: under `jax.distributed` others have the rest."""
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.is_fully_addressable:
+        return x
+    shards = {s.index[0].start: s.data for s in x.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def _check_known(result, solution):
     status = np.asarray(solution.status)
     failed = np.argwhere(status != Status.SUCCESS)
     if not len(failed):
-        return solution
+        return result
     lane = tuple(failed[0])
     raise SolveError(
         _explain(solution, lane, len(failed), status.size),

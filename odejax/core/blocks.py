@@ -16,6 +16,7 @@ from odejax.core.flow import while_loop
 
 Axes = tuple[int | None, ...]  # for each level of lanes
 MOST_LANES = 64  # in a block
+VECTOR = 16  # blocks are multiples of it
 
 
 class Place(NamedTuple):
@@ -49,7 +50,7 @@ class Grid(NamedTuple):
                 block[i] = 1
                 continue
             count = -(-lanes[i] // max(most, 1))
-            block[i] = -(-lanes[i] // count)
+            block[i] = min(_even(-(-lanes[i] // count)), max(most, 1), lanes[i])
             most = most // block[i]
         return cls(tuple(lanes), tuple(block), level)
 
@@ -69,10 +70,11 @@ class Grid(NamedTuple):
         """
 
         def body(state):
-            j, carry = state
-            return j - 1, fn(self._place(j - 1, shift), carry)
+            j, shift, carry = state  # `shift` tells `while_loop` which mesh axes all else varies over
+            return j - 1, shift, fn(self._place(j - 1, shift), carry)
 
-        return while_loop(lambda state: state[0] > 0, body, (jnp.int32(math.prod(self.counts)), carry))[1]
+        start = jnp.int32(math.prod(self.counts)), shift, carry
+        return while_loop(lambda state: state[0] > 0, body, start)[2]
 
     def _place(self, j, shift):
         start, is_own = [], jnp.ones(self.block, bool)
@@ -134,6 +136,11 @@ class Grid(NamedTuple):
             where = place.lanes if level == self.sorted else where
             index.append(where.reshape([-1 if k == i else 1 for k in range(len(levels))]))
         return tuple(index)
+
+
+def _even(n):
+    """`n` lanes rounded up so that all go through vector instructions, which may round otherwise than others."""
+    return -(-n // VECTOR) * VECTOR
 
 
 def shift_by(cost):

@@ -1,14 +1,14 @@
 """Functions of small arrays, evaluated component by component.
 
-`componentwise` runs a jaxpr on arrays taken apart into scalars. Slices, stacks, reshapes, small matrix
+`Components` runs a jaxpr on arrays taken apart into scalars. Slices, stacks, reshapes, small matrix
 products, reductions and calls disappear while it is traced; what is left is arithmetic of scalars, which
 `vmap` makes arithmetic of lane vectors. What has no rule here is called on the array put together again.
 """
 
 import operator
 from functools import partial, reduce
-from itertools import accumulate, islice
-from math import prod
+from itertools import accumulate
+from math import inf, prod
 
 import jax
 import jax.core
@@ -18,88 +18,24 @@ import numpy as np
 from jax import lax
 
 from odejax.core import jaxprs, movement
+from odejax.core.parts import as_parts, is_index, is_known, is_parts, known, leaves_of, pack, regroup, unpack
+from odejax.core.parts import known_indices as known_indices
 
-ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "bessel_i0e",
-        "bessel_i1e",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "complex",
-        "conj",
-        "convert_element_type",
-        "copy",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "igamma",
-        "igammac",
-        "imag",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "or",
-        "polygamma",
-        "population_count",
-        "pow",
-        "real",
-        "reduce_precision",
-        "regularized_incomplete_beta",
-        "rem",
-        "round",
-        "rsqrt",
-        "select_n",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-        "zeta",
-    ]
-)
+# fmt: off
+ELEMENTWISE = frozenset([
+    "add", "add_any", "div", "integer_pow", "mul", "neg", "pow", "rem", "sub", "square",
+    "cbrt", "exp", "exp2", "expm1", "log", "log1p", "logistic", "rsqrt", "sqrt",
+    "acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "cos", "cosh", "sin", "sinh", "tan",
+    "tanh",
+    "bessel_i0e", "bessel_i1e", "digamma", "erf", "erf_inv", "erfc", "igamma", "igammac", "lgamma",
+    "polygamma", "regularized_incomplete_beta", "zeta",
+    "abs", "ceil", "clamp", "floor", "max", "min", "nextafter", "round", "select_n", "sign",
+    "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "and", "not", "or", "xor",
+    "population_count", "shift_left", "shift_right_arithmetic", "shift_right_logical",
+    "complex", "conj", "convert_element_type", "copy", "imag", "real", "reduce_precision",
+    "stop_gradient",
+])
+# fmt: on
 REDUCTIONS = {
     "reduce_sum": lax.add,
     "reduce_prod": lax.mul,
@@ -125,9 +61,6 @@ INDEX_ARITHMETIC = {
 }
 
 
-LARGEST_INDEX_ARRAY = 256
-
-
 class TooLarge(Exception):
     """A function has more components than it may have."""
 
@@ -144,7 +77,7 @@ class Components:
 
         def read(atom):
             if isinstance(atom, jax.extend.core.Literal):
-                return _known(np.asarray(atom.val, atom.aval.dtype))
+                return known(np.asarray(atom.val, atom.aval.dtype))
             return environment[atom]
 
         for equation in jaxpr.eqns:
@@ -167,7 +100,7 @@ class Components:
         elif self._has_rule(equation, values):
             out = self._by_rule(name, equation, values)
         if out is None:
-            values = [_packed(v, atom.aval) for v, atom in zip(values, equation.invars, strict=True)]
+            values = [pack(v, atom.aval.dtype) for v, atom in zip(values, equation.invars, strict=True)]
             out = _bind(equation, values)
         return out
 
@@ -176,9 +109,9 @@ class Components:
         name, atoms = equation.primitive.name, (*equation.invars, *equation.outvars)
         if not any(name in rules for rules in (ELEMENTWISE, REDUCTIONS, movement.RULES, ("dot_general",))):
             return False
-        known = [is_parts(v) and all(isinstance(x, np.generic) for x in v.ravel()) for v in values]
-        is_touched = any(is_parts(v) and not k for v, k in zip(values, known, strict=True))
-        return (is_touched or all(known)) and all(self._is_small(a.aval) and a.aval.size for a in atoms)
+        is_small = all(self._is_small(a.aval) and a.aval.size for a in atoms)
+        is_touched = any(is_parts(v) and not is_known(v) for v in values)
+        return is_small and (is_touched or all(map(is_known, values)))
 
     def _by_rule(self, name, equation, parts):
         """The results as parts, or None where indices are not known."""
@@ -199,6 +132,10 @@ class Components:
         is_inexact = all(jnp.issubdtype(a.dtype, jnp.inexact) for a in avals)
         return any(map(is_parts, values)) and is_inexact and all(map(self._is_small, avals))
 
+    def unlimited(self):
+        """The evaluator of derivative rules, which run when the budget was kept already."""
+        return Components(self.largest, inf)
+
     def spend(self, amount):
         self.budget -= amount
         if self.budget < 0:
@@ -210,9 +147,10 @@ class Components:
         on_indices = INDEX_ARITHMETIC.get(primitive.name)
 
         def one(*operands):
-            if on_indices is not None and all(map(_is_index, operands)):
-                return np.asarray(on_indices(*operands), equation.outvars[0].aval.dtype)[()]
-            if primitive.name == "convert_element_type" and _is_index(operands[0]):
+            if on_indices is not None and all(map(is_index, operands)):
+                with np.errstate(over="ignore"):  # integers wrap around, as they do in XLA
+                    return np.asarray(on_indices(*operands), equation.outvars[0].aval.dtype)[()]
+            if primitive.name == "convert_element_type" and is_index(operands[0]):
                 return operands[0].astype(params["new_dtype"])
             self.spend(1)
             return primitive.bind(*operands, **params)
@@ -244,31 +182,34 @@ class Components:
         right = right.transpose(*right_batch, *right_free, *right_sum).reshape(prod(batch), -1, length)
         self.spend(2 * aval.size * length)
         cast = partial(lax.convert_element_type, new_dtype=aval.dtype)
+        add, mul = (lax.bitwise_or, lax.bitwise_and) if aval.dtype == bool else (lax.add, lax.mul)
 
         def one(b, i, j):
-            return reduce(lax.add, map(lax.mul, map(cast, left[b, i]), map(cast, right[b, j])))
+            return reduce(add, map(mul, map(cast, left[b, i]), map(cast, right[b, j])))
 
         indices = np.ndindex(prod(batch), left.shape[1], right.shape[1])
         return as_parts([one(*i) for i in indices], aval.shape)
 
-    def flat(self, jaxpr, consts, like):
-        """A jaxpr as a function of scalars and whole arrays, in rows: `like` tells which it is given."""
+    def flat(self, jaxpr, consts, like, like_out=None):
+        """A jaxpr as a function of scalars and whole arrays, in rows: `like` tells which it is given.
+
+        And `like_out` which it returns; by default scalars of all small arrays.
+        """
+        like_out = self.like(jaxpr.outvars) if like_out is None else like_out
 
         def fn(*leaves):
             out = self.run(jaxpr, [*consts, *regroup(leaves, like)])
-            avals = [atom.aval for atom in jaxpr.outvars]
-            out = [unpack(x) if self._is_small(a) else x for x, a in zip(out, avals, strict=True)]
-            return [
-                jnp.asarray(x, a.dtype)
-                for group, a in zip(out, avals, strict=True)
-                for x in leaves_of([group])
-            ]
+            rows = []
+            for x, atom, wanted in zip(out, jaxpr.outvars, like_out, strict=True):
+                row = unpack(x).ravel() if is_parts(wanted) else [pack(x, atom.aval.dtype)]
+                rows += [jnp.asarray(leaf, atom.aval.dtype) for leaf in row]
+            return rows
 
         return fn
 
-    def regroup_results(self, leaves, equation):
-        like = [np.empty(v.aval.shape, object) if self._is_small(v.aval) else None for v in equation.outvars]
-        return regroup(leaves, like)
+    def like(self, atoms):
+        """Object arrays of the shapes of what is small, None for the others."""
+        return [np.empty(a.aval.shape, object) if self._is_small(a.aval) else None for a in atoms]
 
 
 def _cond(self, equation, values):
@@ -277,9 +218,9 @@ def _cond(self, equation, values):
     if not any(map(is_parts, values)):
         return None
     branches = [self.flat(closed.jaxpr, closed.consts, operands) for closed in equation.params["branches"]]
-    index = lax.convert_element_type(_packed(index, equation.invars[0].aval), jnp.int32)
+    index = lax.convert_element_type(pack(index, equation.invars[0].aval.dtype), jnp.int32)
     out = lax.switch(index, branches, *map(jnp.asarray, leaves_of(operands)))
-    return self.regroup_results(out, equation)
+    return regroup(out, self.like(equation.outvars))
 
 
 def _custom_jvp(self, equation, values):
@@ -292,12 +233,11 @@ def _custom_jvp(self, equation, values):
 
     def rule(primals, tangents):
         made = jax.make_jaxpr(lambda p, d: jax.jvp(packed, p, d))(avals, avals)
-        groups = self.flat(made.jaxpr, made.consts, [*values, *values])
-        out = groups(*primals, *tangents)
+        out = self.unlimited().flat(made.jaxpr, made.consts, [*values, *values])(*primals, *tangents)
         return out[: len(out) // 2], out[len(out) // 2 :]
 
     fn.defjvp(rule)
-    return self.regroup_results(fn(*map(jnp.asarray, leaves_of(values))), equation)
+    return regroup(fn(*map(jnp.asarray, leaves_of(values))), self.like(equation.outvars))
 
 
 def _custom_vjp(self, equation, values):
@@ -306,18 +246,18 @@ def _custom_vjp(self, equation, values):
         return None
     avals, packed = _as_function(equation)
     closed = equation.params["call_jaxpr" if "call_jaxpr" in equation.params else "fun_jaxpr"]
-    plain = self.flat(closed.jaxpr, closed.consts, values)
-    fn = jax.custom_vjp(plain)
+    bars_like, later = self.like(equation.outvars), self.unlimited()
+    fn = jax.custom_vjp(self.flat(closed.jaxpr, closed.consts, values))
+
+    def forwards(*primals):
+        return later.flat(closed.jaxpr, closed.consts, values)(*primals), primals
 
     def backwards(primals, bars):
-        made = jax.make_jaxpr(lambda p, b: jax.vjp(packed, *p)[1](b))(
-            avals, tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.outvars)
-        )
-        like = [np.empty(v.aval.shape, object) for v in equation.outvars]
-        return tuple(self.flat(made.jaxpr, made.consts, [*values, *like])(*primals, *bars))
+        made = jax.make_jaxpr(lambda p, b: jax.vjp(packed, *p)[1](b))(avals, _avals(equation.outvars))
+        return tuple(later.flat(made.jaxpr, made.consts, [*values, *bars_like], values)(*primals, *bars))
 
-    fn.defvjp(lambda *primals: (plain(*primals), primals), backwards)
-    return self.regroup_results(fn(*map(jnp.asarray, leaves_of(values))), equation)
+    fn.defvjp(forwards, backwards)
+    return regroup(fn(*map(jnp.asarray, leaves_of(values))), bars_like)
 
 
 _CALLS = {"cond": _cond, "custom_jvp_call": _custom_jvp, "custom_vjp_call": _custom_vjp}
@@ -325,75 +265,14 @@ _CALLS = {"cond": _cond, "custom_jvp_call": _custom_jvp, "custom_vjp_call": _cus
 
 def _as_function(equation):
     """The types of an equation's operands, and the equation as a function of whole arrays."""
-    avals = tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars)
-    return avals, lambda *arrays: tuple(_bind(equation, arrays))
+    return _avals(equation.invars), lambda *arrays: tuple(_bind(equation, arrays))
+
+
+def _avals(atoms):
+    return tuple(a.aval for a in atoms)  # mesh axes included, over which they vary under `shard_map`
 
 
 def _bind(equation, values):
     params = equation.primitive.get_bind_params(equation.params)
     out = equation.primitive.bind(*values, **params)
     return out if equation.primitive.multiple_results else [out]
-
-
-def is_parts(value):
-    return isinstance(value, np.ndarray) and value.dtype == object
-
-
-def as_parts(scalars, shape):
-    """Scalars in a row as an object array."""
-    scalars = list(scalars)
-    parts = np.empty(len(scalars), object)
-    for i, x in enumerate(scalars):  # one by one: numpy would look into arrays
-        parts[i] = x
-    return parts.reshape(shape)
-
-
-def unpack(array):
-    """The scalars of an array, as an object array of its shape."""
-    if is_parts(array):
-        return array
-    scalars = [
-        lax.squeeze(lax.slice(array, i, [j + 1 for j in i]) if i else array, range(len(i)))
-        for i in np.ndindex(array.shape)
-    ]
-    return as_parts(scalars, array.shape)
-
-
-def _known(array):
-    """The numbers of a numpy array, as parts."""
-    return as_parts(array.ravel(), array.shape)
-
-
-def known_indices(constant, traced):
-    """A small known array of integers as parts, everything else as it is traced."""
-    is_known = not isinstance(constant, jax.core.Tracer) and constant.size <= LARGEST_INDEX_ARRAY
-    return _known(np.asarray(constant)) if is_known and constant.dtype.kind in "iub" else traced
-
-
-def pack(parts, dtype):
-    """An array made of its scalars."""
-    scalars = [jnp.asarray(x, dtype) for x in parts.ravel()]
-    if parts.ndim == 0:
-        return scalars[0]
-    if not scalars:
-        return jnp.zeros(parts.shape, dtype)
-    return lax.reshape(lax.concatenate([lax.reshape(x, (1,)) for x in scalars], 0), parts.shape)
-
-
-def _packed(value, aval):
-    return pack(value, aval.dtype) if is_parts(value) else value
-
-
-def _is_index(x):
-    return isinstance(x, np.generic) and x.dtype.kind in "iub"
-
-
-def leaves_of(values):
-    """Parts and whole arrays in a row."""
-    return [x for v in values for x in (v.ravel() if is_parts(v) else [v])]
-
-
-def regroup(leaves, like):
-    """The inverse of `leaves_of`."""
-    leaves = iter(leaves)
-    return [as_parts(islice(leaves, v.size), v.shape) if is_parts(v) else next(leaves) for v in like]

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jax import lax
 
+from odejax.core.parts import is_index, is_known, known
+
 
 def _one(fn):
     def rule(equation, *parts):
@@ -80,7 +82,7 @@ def _dynamic_update_slice(equation, parts, update, *starts):
 def _window(shape, sizes, starts):
     """The slices from known starts, moved inside as XLA does."""
     starts = [s[()] for s in starts]
-    if not all(isinstance(s, np.generic) for s in starts):
+    if not all(map(is_index, starts)):
         return None
     starts = [min(max(int(s), 0), n - size) for s, n, size in zip(starts, shape, sizes, strict=True)]
     return tuple(slice(s, s + size) for s, size in zip(starts, sizes, strict=True))
@@ -94,7 +96,7 @@ def _gather(equation, parts, indices):
     if where.size and where.min() < 0 and np.dtype(dtype).kind not in "fc":
         return None
     nan = np.full(1, np.nan, dtype) if where.size and where.min() < 0 else np.zeros(0)
-    both = np.concatenate([parts.ravel(), nan.astype(object)])  # outside of the array gather fills in NaN
+    both = np.concatenate([parts.ravel(), known(nan)])  # outside of the array gather fills in NaN
     return [both[np.where(where < 0, parts.size, where).ravel()].reshape(where.shape)]
 
 
@@ -126,7 +128,7 @@ def _positions(parts):
 
 def _numbers(parts):
     """Known indices as numbers, or None."""
-    if not all(isinstance(x, np.generic) for x in parts.ravel()):
+    if not is_known(parts):
         return None
     return np.asarray([int(x) for x in parts.ravel()], np.int32).reshape(parts.shape)
 

@@ -34,6 +34,7 @@ def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved
     shift = jnp.zeros(plan.lanes, jnp.int32)
     if grid.is_one or not in_blocks:
         carry = loop.run(carry)
+        progress.count_lanes(plan.on_progress, jnp.int32(max(1, math.prod(plan.lanes))))
         n_steps = None if carry.tape is None else carry.tape.n + shift
     else:
         if grid.sorted is not None and plan.is_adaptive:
@@ -66,6 +67,7 @@ def _run_in_blocks(plan, grid, inputs, numbers, shift, start):
             sizes, *states = (Window(x, place.start, grid.block) for x in (tape.codes, *tape.states))
             window = Tape(jnp.int32(0), jnp.int32(1), sizes, tuple(states))
         end = loop.run(begin._replace(status=status, tape=window, percent_told=told))
+        progress.count_lanes(plan.on_progress, place.is_own.sum())
         carry = blocks.tree_map(
             lambda x, a, part: grid.put(x, part, a, place),
             carry,

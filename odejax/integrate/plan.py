@@ -1,6 +1,5 @@
 """The static choices of one solve."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -38,18 +37,19 @@ class Capacity(NamedTuple):
 
 # The record is written as the solve goes, but a buffer must be zeroed first. So the defaults keep that
 # below the cost of some tens of steps. Of the pairs (rows, bytes) that one which allows most rows counts.
-KEPT = ((2**14, 2**22), (2**11, 2**24), (2**10, 2**25), (2**5, 2**28))
+KEPT = ((2**14, 2**20), (2**11, 2**24), (2**10, 2**25), (2**5, 2**28))
 KEPT_AT_LEAST = 8
 SCRATCH_AT_MOST = 256
 CODE_BYTES = 2  # of a recorded step
-RECORDED = ((2**18, 2**21), (2**14, 2**25), (2**12, 2**30))
+RECORDED = ((2**17, 2**21), (2**14, 2**25), (2**12, 2**30))
 RECORDED_AT_LEAST = 2**10
 
 
 def capacity(row_bytes, n_lanes, room):
     """How much room a record has; `room` is what the user wishes, as (states, steps), each may be None.
 
-    Wishes are for each lane. By default many lanes share what one lane would have.
+    Wishes are for each lane. By default many lanes share what one lane would have; lanes that are made of a
+    solve when it is traced already, as `jax.vmap` of a jitted function does, have as much as one each.
     """
     states, steps = room
     if states is None:
@@ -70,8 +70,7 @@ class Plan:
     program: Program
     field: LaneFunction
     outputs: tuple[Output, ...]
-    row_bytes: int  # of the state of one lane
-    room: tuple[int | None, int | None]  # wished for the record: (states, steps)
+    capacity: Capacity  # of the record of each lane
     is_adaptive: bool
     stops_at_outputs: bool  # step exactly to the times of timed outputs
     has_dt0: bool
@@ -87,11 +86,6 @@ class Plan:
         """How many times steps end on exactly, the end of the span included."""
         counts = (o.count for o in self.outputs if o.is_timed)
         return 1 + (sum(counts) if self.stops_at_outputs else 0)
-
-    @property
-    def capacity(self):
-        """Rows of the record."""
-        return capacity(self.row_bytes, max(1, math.prod(self.lanes)), self.room)
 
     def recorded(self):
         """The plan of a solve that leaves a record for its derivatives."""

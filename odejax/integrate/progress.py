@@ -1,6 +1,10 @@
 """A progress bar for long solves: at most 100 unordered messages from the loop to the host."""
 
 import importlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -12,8 +16,8 @@ UPDATES = 100  # at most
 
 def callback(progress):
     """The function to tell the fraction done, or None."""
-    if progress is False or progress is None:
-        return None
+    if progress is False or progress is None or isinstance(progress, LanesDone):
+        return progress or None
     if progress is True:
         importlib.import_module("tqdm")  # fails here, not in the loop
         return _show
@@ -24,9 +28,60 @@ def callback(progress):
     return progress
 
 
+@dataclass(eq=False)
+class LanesDone:
+    """Counts the lanes of an ensemble that are done, on any device, up to `total`."""
+
+    show: Callable[[int, int], Any]
+    total: int
+    done: int = 0
+    lock: Any = field(default_factory=threading.Lock)
+
+    def __call__(self, count):
+        with self.lock:
+            self.done = min(self.done + int(count), self.total)
+            self.show(self.done, self.total)
+
+
+def lanes_done(progress, total):
+    """A counter for `total` lanes, that tells what `progress` asks for; None if it asks for nothing."""
+    show = callback(progress)
+    if show is None:
+        return None
+    counter = _counter(show, total)
+    counter.done = 0
+    return counter
+
+
+@lru_cache
+def _counter(show, total):
+    """One for each function and number: a new one would be compiled again."""
+    if show is _show:
+        return LanesDone(_show_lanes, total)
+    return LanesDone(lambda done, total: show(done / total), total)
+
+
+def count_lanes(on_progress, count):
+    """Tells the host that so many lanes are done."""
+    if isinstance(on_progress, LanesDone):
+        jax.debug.callback(on_progress, count)
+
+
+def _show_lanes(done, total):
+    from tqdm.auto import tqdm
+
+    if "ensemble" not in _bars:
+        _bars["ensemble"] = tqdm(total=total, desc="odejax", unit="lane")
+    bar = _bars["ensemble"]
+    bar.update(done - bar.n)
+    if done >= total:
+        _bars.pop("ensemble").close()
+
+
 def init(on_progress, like):
     """Nothing told yet."""
-    return None if on_progress is None else jnp.zeros_like(like.min(), jnp.int32)
+    is_told = on_progress is not None and not isinstance(on_progress, LanesDone)
+    return None if not is_told else jnp.zeros_like(like.min(), jnp.int32)
 
 
 def tell(on_progress, told, s, length, share):
@@ -34,8 +89,8 @@ def tell(on_progress, told, s, length, share):
 
     These lanes are a block; `share` says how many blocks were done before, of how many.
     """
-    if on_progress is None:
-        return None
+    if on_progress is None or isinstance(on_progress, LanesDone):
+        return told
     fraction = jnp.where(length > 0, s / jnp.where(length > 0, length, 1.0), 1.0).min()
     fraction = (share[0] + fraction) / share[1]
     done = (UPDATES * fraction).astype(jnp.int32)

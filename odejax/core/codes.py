@@ -1,0 +1,22 @@
+"""Step sizes in two bytes: the upper half of a float32, which has 8 significant bits.
+
+The dtype bfloat16 is the same, but conversions to it are not vectorised on a CPU.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+
+CODE = jnp.uint16
+NONE, INFINITE = 0, 0x7F80  # the codes of 0 and of infinity
+_HALF = 0x8000
+
+
+def encode(x):
+    """The code of positive numbers, rounded."""
+    bits = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    return ((bits + _HALF) >> 16).astype(CODE)
+
+
+def decode(code, dtype):
+    """The number of a code, exactly."""
+    return lax.bitcast_convert_type(code.astype(jnp.uint32) << 16, jnp.float32).astype(dtype)

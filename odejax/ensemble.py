@@ -1,0 +1,184 @@
+"""`ensemble`: many initial value problems on all devices."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from odejax import arguments
+from odejax.integrate import progress as bar
+from odejax.ivp import check_numbers, solve
+from odejax.solution import Solution, check
+
+AXIS = "lanes"  # of the default mesh
+STATIC_OPTIONS = ("method", "save_steps", "dense", "checkpoints", "components")  # the others are numbers
+
+
+def ensemble(
+    f: Callable[..., Any],
+    y0s: Any,
+    t_span: tuple[Any, Any],
+    args: tuple[Any, ...] = (),
+    *,
+    in_axes: tuple[Any, Any] = (0, None),
+    mesh: Mesh | None = None,
+    chunk: int | None = None,
+    throw: bool | None = None,
+    progress: bool | Callable[[float], Any] = False,
+    **options: Any,
+) -> Solution:
+    """Solves many problems that differ in `y0` and `args`: `jax.vmap` of `solve`, on all devices.
+
+    The lanes are split over the devices of a mesh, which do not wait for each other. All derivatives and
+    transforms that apply to `solve` apply to this call; the gradient of what all lanes share is summed over
+    the devices once, at the end.
+
+    Args:
+        f: `f(t, y, *args)` of one lane, as for `solve`.
+        y0s: the states at t0, with a lane axis.
+        t_span: (t0, t1), shared by all lanes.
+        args: tuple of further arguments of `f`, some of them with a lane axis.
+        in_axes: (lane axes of `y0s`, lane axes of `args`), each as for `jax.vmap`: an integer, None for what
+            all lanes share, or a tree of these that is a prefix of `y0s` or `args`.
+        mesh: the devices, a mesh of one axis. Default: all local ones. A CPU is one device, unless
+            `jax.config.update("jax_num_cpu_devices", n)` makes it n before JAX starts.
+            Under `jax.distributed`, pass a mesh of the devices of all processes, and global arrays.
+        chunk: how many lanes are solved at a time, by all devices together. Bounds the memory, that of
+            gradients too: they solve each chunk again. Default: all.
+        throw: as for `solve`.
+        progress: True shows a bar that counts lanes done (needs tqdm), or a function to call with the fraction
+            of lanes done.
+        options: everything else that `solve` takes, shared by all lanes: `t_eval`, `method`, `rtol`, ...
+
+    Returns:
+        A `Solution` whose fields have a leading lane axis. A lane that failed has its own status, and is NaN
+        where it was not reached, see `solve`.
+
+    Raises:
+        SolveError: lanes failed; see `throw`.
+        TypeError, ValueError: an argument is not what it should be.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, odejax
+        >>> def decay(t, y, rate):
+        ...     return -rate * y
+        >>> rates = jnp.linspace(0.1, 3.0, 10)
+        >>> sol = odejax.ensemble(decay, jnp.ones(10), (0.0, 1.0), (rates,), in_axes=(0, 0))
+        >>> bool(jnp.allclose(sol.y1, jnp.exp(-rates), rtol=1e-3))
+        True
+    """
+    args, y0s = arguments.arguments(args), arguments.state(y0s)
+    axes = _axes_of("y0s", y0s, in_axes[0]), _axes_of("args", args, in_axes[1])
+    n_lanes = _count_lanes((y0s, args), axes)
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,)) if mesh is None else mesh
+    if len(mesh.axis_names) != 1:
+        raise ValueError(f"`mesh` must have one axis, got {mesh.axis_names}. Make one of all its devices.")
+    chunk = arguments.count("chunk", chunk)
+    n_padded = -(-n_lanes // mesh.size) * mesh.size
+    check_numbers(_one_lane(y0s, axes[0]), t_span, options)
+    lanes = _Lanes(n_lanes, n_padded, None if chunk is None else -(-chunk // mesh.size), mesh)
+    fixed = tuple((name, options.pop(name)) for name in STATIC_OPTIONS if name in options)
+    leaves, tree = jax.tree.flatten((y0s, args, f, t_span, options))
+    all_axes = [*axes[0], *axes[1]]
+    all_axes += [None] * (len(leaves) - len(all_axes))
+    dynamic = [x if arguments.is_array_or_number(x) else None for x in leaves]
+    static = tuple(None if arguments.is_array_or_number(x) else x for x in leaves)
+    on_lanes = bar.lanes_done(progress, n_padded)
+    solution = _ensemble(dynamic, (static, tree, fixed), tuple(all_axes), lanes, on_lanes)
+    is_traced = isinstance(solution.status, jax.core.Tracer)
+    return check(solution) if throw or (throw is None and not is_traced) else solution
+
+
+class _Lanes(NamedTuple):
+    """How many there are, and on which devices."""
+
+    count: int
+    padded: int  # to a multiple of the number of devices
+    chunk: int | None  # of a device
+    mesh: Mesh
+
+
+def _axes_of(name, tree, axes):
+    """For each leaf its lane axis, or None."""
+    try:
+        spread = jax.tree.broadcast(axes, tree, is_leaf=lambda x: x is None)
+    except ValueError as error:
+        raise ValueError(
+            f"`in_axes` of `{name}` must be an integer, None, or a prefix of its tree, got {axes!r}: {error}"
+        ) from None
+    return jax.tree.leaves(spread, is_leaf=lambda x: x is None)
+
+
+def _count_lanes(trees, axes):
+    """The number of lanes, which all leaves that have a lane axis agree on."""
+    sizes = set()
+    for x, axis in zip(jax.tree.leaves(trees), (*axes[0], *axes[1]), strict=True):
+        if axis is None:
+            continue
+        if not isinstance(axis, int) or not -np.ndim(x) <= axis < np.ndim(x):
+            raise ValueError(f"`in_axes` says axis {axis!r} of an array of shape {np.shape(x)}, which has none such.")
+        sizes.add(np.shape(x)[axis])
+    if len(sizes) != 1 or sizes == {0}:
+        what = f"lane axes of sizes {sorted(sizes)}" if sizes else "no lane axis"
+        raise ValueError(f"`in_axes` must give one number of lanes, at least 1; got {what}. Check `y0s` and `args`.")
+    return sizes.pop()
+
+
+def _one_lane(y0s, axes):
+    """The state of a lane, but for its numbers."""
+    leaves, tree = jax.tree.flatten(y0s)
+    shapes = [x.shape if a is None else np.delete(x.shape, a) for x, a in zip(leaves, axes, strict=True)]
+    return tree.unflatten([np.zeros(shape, x.dtype) for x, shape in zip(leaves, shapes, strict=True)])
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _ensemble(dynamic, static, axes, lanes, on_lanes):
+    static, tree, fixed = static
+    operands = [_padded(x, axis, lanes.padded) for x, axis in zip(dynamic, axes, strict=True)]
+    lane_axes = [None if axis is None else 0 for axis in axes]
+
+    def one(*operands):
+        leaves = [s if x is None else x for x, s in zip(operands, static, strict=True)]
+        y0, args, f, t_span, options = tree.unflatten(leaves)
+        return solve(f, y0, t_span, args, throw=False, progress=on_lanes, **options, **dict(fixed))
+
+    every = jax.vmap(one, in_axes=lane_axes)
+
+    def on_device(*operands):
+        return every(*operands) if lanes.chunk is None else _in_chunks(every, lane_axes, lanes.chunk, operands)
+
+    name = lanes.mesh.axis_names[0]
+    specs = tuple(PartitionSpec() if axis is None else PartitionSpec(name) for axis in axes)
+    solution = jax.shard_map(on_device, mesh=lanes.mesh, in_specs=specs, out_specs=PartitionSpec(name))(*operands)
+    if lanes.padded == lanes.count:
+        return solution
+    return jax.tree.map(lambda x: x[: lanes.count], solution)
+
+
+def _padded(x, axis, n):
+    """A leaf with its lanes first, the last one repeated up to n; what has none as it is."""
+    if axis is None or x is None:
+        return x
+    x = jnp.moveaxis(jnp.asarray(x), axis, 0)
+    return jnp.concatenate([x, jnp.repeat(x[-1:], n - len(x), axis=0)]) if n > len(x) else x
+
+
+def _in_chunks(fn, axes, size, operands):
+    """`fn` of so many lanes at a time. In reverse a chunk is solved again, so that one is in memory at a time."""
+    mapped = [x for x, axis in zip(operands, axes, strict=True) if axis is not None]
+    n = len(mapped[0])
+    count = -(-n // size)
+    chunks = [_padded(x, 0, count * size).reshape(count, size, *x.shape[1:]) for x in mapped]
+
+    def one(chunk):
+        values = iter(chunk)
+        return fn(*(x if axis is None else next(values) for x, axis in zip(operands, axes, strict=True)))
+
+    solution = lax.map(jax.checkpoint(one), chunks)
+    return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], solution)
