@@ -31,12 +31,13 @@ class Checkpoints(NamedTuple):
 
     Args:
         states: how many states the solve keeps for the reverse pass, which keeps as many more, but at most
-            256. Rounded down to a power of two. Default: 16384 if they fit into 4 MB, else 2048 if they fit
+            256. Rounded down to a power of two. Default: 16384 if they fit into 1 MB, else 2048 if they fit
             into 16 MB, 1024 into 32 MB, or 32 into 256 MB: what allows most of them, and never less than 8.
-        steps: how many accepted steps can be differentiated, at 2 bytes each. Default: 262144.
+        steps: how many accepted steps can be differentiated, at 2 bytes each. Default: 131072.
 
     Both are for each lane under `vmap`. The defaults are shared: many lanes together keep what one would, but
-    record at least 16384 steps each, if that fits into 1 GB.
+    record at least 16384 steps each if that fits into 32 MB, or 4096 if that fits into 1 GB. Lanes that a
+    `jax.vmap` makes of a jitted function are unknown when that is traced: there each has what one would have.
     """
 
     states: int | None = None

@@ -52,8 +52,7 @@ def ensemble(
         chunk: how many lanes are solved at a time, by all devices together. Bounds the memory, that of
             gradients too: they solve each chunk again. Default: all.
         throw: as for `solve`.
-        progress: True shows a bar that counts lanes done (needs tqdm), or a function to call with the fraction
-            of lanes done.
+        progress: True shows a bar of lanes done (needs tqdm), or a function to call with their share.
         options: everything else that `solve` takes, shared by all lanes: `t_eval`, `method`, `rtol`, ...
 
     Returns:
@@ -122,11 +121,15 @@ def _count_lanes(trees, axes):
         if axis is None:
             continue
         if not isinstance(axis, int) or not -np.ndim(x) <= axis < np.ndim(x):
-            raise ValueError(f"`in_axes` says axis {axis!r} of an array of shape {np.shape(x)}, which has none such.")
+            raise ValueError(
+                f"`in_axes` says axis {axis!r} of an array of shape {np.shape(x)}, which has none such."
+            )
         sizes.add(np.shape(x)[axis])
     if len(sizes) != 1 or sizes == {0}:
         what = f"lane axes of sizes {sorted(sizes)}" if sizes else "no lane axis"
-        raise ValueError(f"`in_axes` must give one number of lanes, at least 1; got {what}. Check `y0s` and `args`.")
+        raise ValueError(
+            f"`in_axes` must give one number of lanes, at least 1; got {what}. Check `y0s` and `args`."
+        )
     return sizes.pop()
 
 
@@ -151,11 +154,15 @@ def _ensemble(dynamic, static, axes, lanes, on_lanes):
     every = jax.vmap(one, in_axes=lane_axes)
 
     def on_device(*operands):
-        return every(*operands) if lanes.chunk is None else _in_chunks(every, lane_axes, lanes.chunk, operands)
+        return (
+            every(*operands) if lanes.chunk is None else _in_chunks(every, lane_axes, lanes.chunk, operands)
+        )
 
     name = lanes.mesh.axis_names[0]
     specs = tuple(PartitionSpec() if axis is None else PartitionSpec(name) for axis in axes)
-    solution = jax.shard_map(on_device, mesh=lanes.mesh, in_specs=specs, out_specs=PartitionSpec(name))(*operands)
+    solution = jax.shard_map(on_device, mesh=lanes.mesh, in_specs=specs, out_specs=PartitionSpec(name))(
+        *operands
+    )
     if lanes.padded == lanes.count:
         return solution
     return jax.tree.map(lambda x: x[: lanes.count], solution)
@@ -163,18 +170,19 @@ def _ensemble(dynamic, static, axes, lanes, on_lanes):
 
 def _padded(x, axis, n):
     """A leaf with its lanes first, the last one repeated up to n; what has none as it is."""
-    if axis is None or x is None:
-        return x
-    x = jnp.moveaxis(jnp.asarray(x), axis, 0)
+    return x if axis is None or x is None else _repeat_last(jnp.moveaxis(jnp.asarray(x), axis, 0), n)
+
+
+def _repeat_last(x, n):
     return jnp.concatenate([x, jnp.repeat(x[-1:], n - len(x), axis=0)]) if n > len(x) else x
 
 
 def _in_chunks(fn, axes, size, operands):
-    """`fn` of so many lanes at a time. In reverse a chunk is solved again, so that one is in memory at a time."""
-    mapped = [x for x, axis in zip(operands, axes, strict=True) if axis is not None]
+    """`fn` of so many lanes at a time. In reverse a chunk is solved again: one is in memory at a time."""
+    mapped = [jnp.asarray(x) for x, axis in zip(operands, axes, strict=True) if axis is not None]
     n = len(mapped[0])
     count = -(-n // size)
-    chunks = [_padded(x, 0, count * size).reshape(count, size, *x.shape[1:]) for x in mapped]
+    chunks = [_repeat_last(x, count * size).reshape(count, size, *x.shape[1:]) for x in mapped]
 
     def one(chunk):
         values = iter(chunk)

@@ -189,12 +189,13 @@ class _Problem:
         self.time, self.y0_tree = t_span[0].astype(arguments.real_dtype(y0)), y0
         self.theta = []
         is_small = sum(leaf.size for leaf in leaves) <= self.components
-        self.f, self.form = None, Form.of(leaves, self.components if is_small else 0)
+        self.form = Form.of(leaves, self.components if is_small else 0)
         try:
-            self.f, _ = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
+            traced = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
         except TooLarge:
             self.form = Form.of(leaves, 0)
-            self.f, _ = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
+            traced = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
+        self.f = traced.function
         self.y0 = self.form.apart(leaves)
         self.slope = Slope(self.f)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []

@@ -90,9 +90,9 @@ def test_derivatives(transform, chunk):
 
     for argnum, operands in ((0, (RATES, 1.5)), (1, (RATES, 1.5))):
         got, wanted = (
-            transform(lambda x, fn=fn, argnum=argnum, ops=operands: loss(fn, *ops[:argnum], x, *ops[argnum + 1 :]))(
-                operands[argnum]
-            )
+            transform(
+                lambda x, fn=fn, argnum=argnum, ops=operands: loss(fn, *ops[:argnum], x, *ops[argnum + 1 :])
+            )(operands[argnum])
             for fn in (of_all, of_vmap)
         )
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
@@ -118,11 +118,17 @@ def test_devices_talk_only_after_the_loops():
     assert bodies
     reached, blocks = set(bodies), dict(re.findall(r"^(?:ENTRY )?%?([\w.\-]+) \((.*?)^}", text, re.M | re.S))
     while True:
-        called = {c for name in reached for c in re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", blocks.get(name, ""))}
+        called = {
+            c
+            for name in reached
+            for c in re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)", blocks.get(name, ""))
+        }
         if called <= reached:
             break
         reached |= called
-    collective = re.compile(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+    collective = re.compile(
+        r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    )
     assert not any(collective.search(blocks.get(name, "")) for name in reached)
     assert len(re.findall(r" all-reduce(?:-start)?\(", text)) >= 1
 
@@ -165,7 +171,11 @@ def test_a_mesh_of_ones_own():
         ((Y0S, SPAN, (2.0,)), {"t_eval": [1.0, 0.5]}, "`t_eval`"),
         ((Y0S, SPAN, (2.0,)), {"rtol": -1.0}, "`rtol`"),
         ((Y0S, SPAN, (2.0,)), {"method": "tsit6"}, "tsit5"),
-        ((Y0S, SPAN, (2.0,)), {"mesh": Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("a", "b"))}, "one axis"),
+        (
+            (Y0S, SPAN, (2.0,)),
+            {"mesh": Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("a", "b"))},
+            "one axis",
+        ),
     ],
 )
 def test_what_is_refused(operands, options, message):
@@ -215,7 +225,9 @@ def test_two_processes_are_one():
     root = str(Path(odejax.__file__).parents[1])
     command = [sys.executable, "-c", textwrap.dedent(PROCESS), str(port)]
     processes = [
-        subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root)
+        subprocess.Popen(
+            [*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+        )
         for i in range(2)
     ]
     outputs = [p.communicate(timeout=240) for p in processes]

@@ -10,6 +10,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the door down. A room imports from itself and from the rooms below it.
 ROOMS = (
+    "ensemble",
     "ivp",
     "arguments",
     "solution",

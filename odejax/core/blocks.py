@@ -139,7 +139,7 @@ class Grid(NamedTuple):
 
 
 def _even(n):
-    """`n` lanes rounded up so that all go through vector instructions, which may round otherwise than others."""
+    """`n` lanes or more, so that all go through vector instructions: others may round otherwise."""
     return -(-n // VECTOR) * VECTOR
 
 

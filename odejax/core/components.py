@@ -249,8 +249,9 @@ def _custom_vjp(self, equation, values):
     bars_like, later = self.like(equation.outvars), self.unlimited()
     fn = jax.custom_vjp(self.flat(closed.jaxpr, closed.consts, values))
 
-    def forwards(*primals):
-        return later.flat(closed.jaxpr, closed.consts, values)(*primals), primals
+    def forwards(*primals):  # by the given rule, too: it is what higher derivatives differentiate
+        made = jax.make_jaxpr(lambda *p: jax.vjp(packed, *p)[0])(*avals)
+        return later.flat(made.jaxpr, made.consts, values)(*primals), primals
 
     def backwards(primals, bars):
         made = jax.make_jaxpr(lambda p, b: jax.vjp(packed, *p)[1](b))(avals, _avals(equation.outvars))

@@ -20,6 +20,9 @@ class Window:
     lanes: tuple[int, ...]
 
 
+Rows = jax.Array | Window
+
+
 def count(buffer):
     """How many rows there are."""
     return (buffer.buffer if isinstance(buffer, Window) else buffer).shape[0]
@@ -60,8 +63,8 @@ def read_each(buffer, index):
     index = jnp.clip(index, 0, buffer.shape[0] - 1)
     if index.ndim == 0:
         return read(buffer, index)
-    flat = buffer.reshape(buffer.shape[0], index.size, *buffer.shape[1 + index.ndim :])
-    return flat[index.ravel(), jnp.arange(index.size)].reshape(buffer.shape[1:])
+    flat, where = _flat(buffer, index)
+    return flat.at[where].get(mode="promise_in_bounds").reshape(buffer.shape[1:])
 
 
 def write_each(buffer, row, index, mask):
@@ -69,9 +72,14 @@ def write_each(buffer, row, index, mask):
     index = jnp.clip(index, 0, buffer.shape[0] - 1)
     if index.ndim == 0:
         return write(buffer, jnp.where(mask, row, read(buffer, index)), index)
-    flat = buffer.reshape(buffer.shape[0], index.size, *buffer.shape[1 + index.ndim :])
-    where = jnp.where(mask, index, buffer.shape[0]).ravel()
-    flat = flat.at[where, jnp.arange(index.size)].set(
-        row.reshape(flat.shape[1:]), mode="drop", unique_indices=True
-    )
-    return flat.reshape(buffer.shape)
+    flat, where = _flat(buffer, index)
+    where = jnp.where(mask.ravel(), where, len(flat))
+    row = row.reshape(-1, *flat.shape[1:])
+    return flat.at[where].set(row, mode="drop", unique_indices=True).reshape(buffer.shape)
+
+
+def _flat(buffer, index):
+    """Rows and lanes as one axis, and where on it the rows `index` of the lanes are."""
+    flat = buffer.reshape(-1, *buffer.shape[1 + index.ndim :])
+    lane = jnp.arange(index.size, dtype=jnp.int32)
+    return flat, index.ravel().astype(jnp.int32) * index.size + lane

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from odejax.core import blocks, rows
 from odejax.core.blocks import Grid
-from odejax.core.rows import Window
+from odejax.core.rows import Rows, Window
 from odejax.derivative.record import Results
 
 
@@ -16,10 +16,10 @@ class Steps(NamedTuple):
 
     n_steps: jax.Array  # (): rows in use
     is_own: jax.Array  # (lanes,): the steps of other lanes are not walked
-    codes: Any
+    codes: Rows
     unit: jax.Array
     stops: jax.Array
-    states: tuple[Any, ...] | None
+    states: tuple[Rows, ...] | None
     are_states_aligned: jax.Array  # (): were the states of all lanes kept by one solve?
     output_step: tuple[jax.Array, ...]
     n_outputs: tuple[jax.Array, ...]

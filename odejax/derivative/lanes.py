@@ -54,7 +54,7 @@ def axes_of_record(record, level):
 
 
 def record_for(static, record):
-    """The record with an axis for all levels of lanes: of size 1, where it had none, if it describes steps."""
+    """The record with an axis for all levels of lanes: of size 1 where it had none, if it describes steps."""
     for level, flag in enumerate(static.is_recorded):
         if not flag:
             record = jax.tree.map(jnp.expand_dims, record, axes_of_record(record, level))

@@ -71,11 +71,13 @@ def curvature(static, record, inputs, results_bar, inputs_dot, results_bar_dot):
 
 
 def _run_tangent(static, points, directions, in_blocks):
-    return forwards.tangents(static, *points, directions, in_blocks)
+    record, inputs = points
+    return forwards.tangents(static, record, inputs, directions, in_blocks)
 
 
 def _run_cotangent(static, points, directions, in_blocks):
-    return backwards.cotangents(static, *points, directions, in_blocks)
+    record, inputs = points
+    return backwards.cotangents(static, record, inputs, directions, in_blocks)
 
 
 def _run_curvature(static, points, directions, in_blocks):

@@ -6,6 +6,7 @@ size is t1 - t0 - s and moves with both ends, all other sizes are constants.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.core
@@ -31,7 +32,8 @@ class JaxprFunction:
     @property
     def result_shapes(self):
         """Shapes and dtypes of what it returns."""
-        return tuple(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in self.jaxpr.outvars)
+        avals: list[Any] = [v.aval for v in self.jaxpr.outvars]
+        return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals)
 
     def __call__(self, t, theta, y):
         operands = [theta[i] for i in self.operands]

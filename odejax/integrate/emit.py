@@ -1,6 +1,6 @@
 """Outputs of a step, written into buffers as the loop goes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,19 @@ class Emitted(NamedTuple):
     """The outputs of one kind so far, lane by lane."""
 
     count: jax.Array  # how many
-    buffers: tuple[jax.Array, ...]  # (rows, lanes, ...), NaN where not yet given
-    step: jax.Array | None  # (rows, lanes): the recorded step of each
+    next: jax.Array | None  # the time of the next one, if they have times; infinity after the last one
+    buffers: tuple[Any, ...]  # (rows, lanes, ...), NaN where not yet given
+    step: Any  # (rows, lanes): the recorded step of each
 
 
-def init(plan, kind, y, is_recorded):
+def init(plan, kind, times, is_recorded):
     """No outputs yet."""
     lanes, n_rows = plan.lanes, plan.outputs[kind].count
     buffers = tuple(
         jnp.full((n_rows, *lanes, *x.shape), jnp.nan, x.dtype) for x in plan.program.output_shapes[kind]
     )
     step = jnp.zeros((n_rows, *lanes), jnp.int32) if is_recorded else None
-    return Emitted(jnp.zeros(lanes, jnp.int32), buffers, step)
+    return Emitted(jnp.zeros(lanes, jnp.int32), None if times is None else times[0], buffers, step)
 
 
 def emit(loop, kind, old, emitted, step, is_accepted, n):
@@ -43,7 +44,7 @@ def emit(loop, kind, old, emitted, step, is_accepted, n):
         values = dense_row(t, t1, old.y, columns)
     else:
         values = (t1, *output.save((t1,), loop.params, step.y1, ()))
-    return _write(emitted, values, mask, n)
+    return _write(emitted, values, None, mask, n)
 
 
 def needs_extra(loop, old, outputs):
@@ -62,18 +63,18 @@ def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
     t = loop.t0 + loop.sign * step.s
 
     def is_due(emitted):
-        is_left = emitted.count < output.count
-        return is_accepted & is_left & (rows.read_each(times, emitted.count) <= step.s1)
+        return is_accepted & (emitted.next <= step.s1)
 
     def emit_all(emitted):
         slopes = _with_extra(loop, old, step, t)
 
         def emit_one(emitted):
-            elapsed = rows.read_each(times, emitted.count) - step.s
-            theta = position(loop.sign * elapsed, step.h)
-            y = explicit.interpolate(loop.method, old.y, step.y1, step.h, slopes, theta)
+            theta = loop.settle_slope(position(loop.sign * (emitted.next - step.s), step.h))
+            y = explicit.interpolate(loop.method, old.y, step.y1, step.h, slopes, theta, loop.settle_slope)
             values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
-            return _write(emitted, values, is_due(emitted), n)
+            mask, after = is_due(emitted), emitted.count + 1
+            later = jnp.where(after < output.count, rows.read_each(times, after), jnp.inf)
+            return _write(emitted, values, jnp.where(mask, later, emitted.next), mask, n)
 
         return while_loop(lambda e: is_due(e).any(), emit_one, emitted)
 
@@ -89,10 +90,10 @@ def _with_extra(loop, old, step, t):
     return explicit.extra_stages(loop.method, slope, old.y, step.h, step.slopes)
 
 
-def _write(emitted, values, mask, n):
+def _write(emitted, values, later, mask, n):
     count = emitted.count
     buffers = tuple(rows.write_each(b, v, count, mask) for b, v in zip(emitted.buffers, values, strict=True))
     step = emitted.step
     if step is not None:
         step = rows.write_each(step, jnp.broadcast_to(n, count.shape).astype(jnp.int32), count, mask)
-    return Emitted(count + mask, buffers, step)
+    return Emitted(count + mask, later, buffers, step)

@@ -4,22 +4,19 @@ Time is counted from t0 in the direction of integration, s = |t - t0|, so that i
 and low precision; the step size is the difference of two such numbers, exactly.
 """
 
-import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from odejax.core import blocks, codes, leaves, rows
-from odejax.core.blocks import Grid
+from odejax.core import codes, leaves, rows
 from odejax.core.flow import settle, settlers, while_loop
-from odejax.core.rows import Window
 from odejax.core.status import Status
 from odejax.derivative import schedule
 from odejax.derivative.program import direction
-from odejax.derivative.record import Inputs, Record, next_stop
+from odejax.derivative.record import Record, next_stop
 from odejax.integrate import emit, progress
-from odejax.integrate.state import Carry, Numbers, Solved, Stats, Step, Tape
+from odejax.integrate.state import Carry, Solved, Stats, Step, Tape
 from odejax.stepping import controller, error, explicit
 
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
@@ -27,66 +24,7 @@ SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
 
 
-def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
-    """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
-    loop, grid = _Loop(plan, inputs, numbers), Grid.of(plan.lanes)
-    carry = loop.start()
-    shift = jnp.zeros(plan.lanes, jnp.int32)
-    if grid.is_one or not in_blocks:
-        carry = loop.run(carry)
-        progress.count_lanes(plan.on_progress, jnp.int32(max(1, math.prod(plan.lanes))))
-        n_steps = None if carry.tape is None else carry.tape.n + shift
-    else:
-        if grid.sorted is not None and plan.is_adaptive:
-            shift = blocks.shift_by(loop.length / carry.h)
-        carry, n_steps = _run_in_blocks(plan, grid, inputs, numbers, shift, carry)
-    return loop.finish(carry, n_steps, shift)
-
-
-def _run_in_blocks(plan, grid, inputs, numbers, shift, start):
-    """What the loops over all blocks leave, and the rows they recorded, at the position of each lane."""
-    lanes, in_rows = tuple(range(len(grid.lanes))), tuple(range(1, 1 + len(grid.lanes)))
-    start, tape, told = start._replace(tape=None, percent_told=None), start.tape, start.percent_told
-    outputs = tuple(jax.tree.map(lambda _: in_rows, e)._replace(count=lanes) for e in start.outputs)
-    axes = jax.tree.map(lambda _: lanes, start)._replace(outputs=outputs)
-    input_axes, number_axes = plan.program.axes_of(inputs), jax.tree.map(lambda _: lanes, numbers)
-    n_blocks = math.prod(grid.counts)
-
-    def one(place, state):
-        n_done, carry, tape, told, n_steps = state
-
-        def take(x, axes):
-            return grid.take(x, axes, place)
-
-        of_block = [blocks.tree_map(take, x, a) for x, a in ((inputs, input_axes), (numbers, number_axes))]
-        loop = _Loop(plan.of_block(grid), *of_block, share=(n_done, n_blocks))
-        begin = blocks.tree_map(take, start, axes)
-        status = jnp.where(place.is_own, begin.status, Status.SUCCESS)
-        window = None
-        if tape is not None:
-            sizes, *states = (Window(x, place.start, grid.block) for x in (tape.codes, *tape.states))
-            window = Tape(jnp.int32(0), jnp.int32(1), sizes, tuple(states))
-        end = loop.run(begin._replace(status=status, tape=window, percent_told=told))
-        progress.count_lanes(plan.on_progress, place.is_own.sum())
-        carry = blocks.tree_map(
-            lambda x, a, part: grid.put(x, part, a, place),
-            carry,
-            axes,
-            end._replace(tape=None, percent_told=None),
-        )
-        if tape is not None:
-            states = tuple(w.buffer for w in end.tape.states)
-            tape = tape._replace(codes=end.tape.codes.buffer, states=states)
-            n_steps = grid.put_at(n_steps, jnp.broadcast_to(end.tape.n, grid.block), lanes, place)
-        return n_done + 1, carry, tape, end.percent_told, n_steps
-
-    n_steps = None if tape is None else jnp.zeros(grid.lanes, jnp.int32)
-    state = jnp.int32(0), start, tape, told, n_steps
-    _, carry, tape, told, n_steps = grid.each(one, shift, state)
-    return carry._replace(tape=tape, percent_told=told), n_steps
-
-
-class _Loop:
+class Loop:
     """The pieces of the loop's body, over what does not change in it."""
 
     def __init__(self, plan, inputs, numbers, share=(0, 1)):
@@ -124,7 +62,7 @@ class _Loop:
         count = jnp.zeros(self.t0.shape, jnp.int32)
         stats = Stats(count, count, count + n_evals, jnp.full_like(zero, jnp.inf), zero)
         outputs = tuple(
-            emit.init(self.plan, kind, y, self.plan.is_recorded) for kind in range(len(self.queries))
+            emit.init(self.plan, kind, times, self.plan.is_recorded) for kind, times in enumerate(self.times)
         )
         return Carry(
             zero,

@@ -18,7 +18,7 @@ from odejax.derivative import linear_maps
 from odejax.derivative.lanes import Mapped, inputs_in_lanes
 from odejax.derivative.linear_maps import Static
 from odejax.derivative.record import Active, Inputs, Record, Results
-from odejax.integrate.loop import integrate
+from odejax.integrate.run import integrate
 from odejax.integrate.state import Numbers, Solved, Stats
 
 
@@ -63,7 +63,8 @@ def _out_tree(plan, inputs):
 
 
 def _run_flat(*operands, plan, in_tree, in_blocks):
-    return jax.tree.leaves(integrate(plan, *jax.tree.unflatten(in_tree, operands), in_blocks))
+    inputs, numbers = jax.tree.unflatten(in_tree, operands)
+    return jax.tree.leaves(integrate(plan, inputs, numbers, in_blocks))
 
 
 @partial(jax.jit, static_argnames=("plan", "in_tree"))

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 
+from odejax.core.rows import Rows
 from odejax.derivative.record import Record
 from odejax.integrate.emit import Emitted
 from odejax.stepping.controller import ConstantStep, Memory, PIDController
@@ -48,8 +49,8 @@ class Tape(NamedTuple):
 
     n: jax.Array  # rows in use, the same for every lane
     stride: jax.Array  # of kept states
-    codes: jax.Array
-    states: tuple[jax.Array, ...]  # and one row more, for those not kept
+    codes: Rows
+    states: tuple[Rows, ...]  # and one row more, for those not kept
 
 
 class Step(NamedTuple):

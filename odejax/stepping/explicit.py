@@ -39,21 +39,23 @@ def errors(tableau, h, slopes):
     return [leaves.combine(zero, h, row, slopes) for row in tableau.E]
 
 
-def interpolate(tableau, y, y1, h, slopes, theta):
+def interpolate(tableau, y, y1, h, slopes, theta, settle=lambda values: values):
     """The continuous extension at `theta` in [0, 1], a value per lane.
 
     At 1, where the sum over stages cancels, it is y1 to the last bit; its derivatives in theta stay.
+    `settle` is for the weights of the slopes, which all leaves share.
     """
+    terms = [(row, k) for row, k in zip(tableau.P, slopes, strict=True) if any(row)]
+    weights = settle(
+        [_polynomial(row, theta) if h is None else h * _polynomial(row, theta) for row, _ in terms]
+    )
     out = []
     for index, leaf in enumerate(y):
-        x = leaves.along(theta, leaf).astype(leaves.real_dtype(leaf))
-        terms = [(row, k[index]) for row, k in zip(tableau.P, slopes, strict=True) if any(row)]
-        total = sum(_polynomial(row, x) * k for row, k in terms)
-        total_1 = sum(_polynomial(row, lax.stop_gradient(x)) * k for row, k in terms)
-        if h is not None:
-            size = leaves.along(h, leaf).astype(x.dtype)
-            total, total_1 = size * total, size * total_1
-        out.append(jnp.where(x == 1, y1[index] + (total - total_1), leaf + total))
+        of_leaf = [leaves.along(w, leaf).astype(leaves.real_dtype(leaf)) for w in weights]
+        total = sum(w * k[index] for w, (_, k) in zip(of_leaf, terms, strict=True))
+        total_1 = sum(lax.stop_gradient(w) * k[index] for w, (_, k) in zip(of_leaf, terms, strict=True))
+        is_end = leaves.along(theta, leaf) == 1
+        out.append(jnp.where(is_end, y1[index] + (total - total_1), leaf + total))
     return tuple(out)
 
 
