@@ -46,7 +46,7 @@ import odejax
 
 DEVICES = 2  # on the CPU
 SIGMA, BETA = 10.0, 8 / 3
-R = 5.0, 28.0  # from the first lane to the last
+R = 5.0, 28.0  # from the first lane to the last; a single one has the last
 T_SPAN = 0.0, 10.0
 TOL = 1e-8
 LANES = 1, 16, 256, 4096
@@ -73,7 +73,7 @@ def lorenz(t, y, r):
 def problem(n):
     """y0 and r of n lanes."""
     noise = np.random.default_rng(0).normal(size=(n, 3))
-    return jnp.asarray(1 + 0.1 * noise), jnp.linspace(*R, n)
+    return jnp.asarray(1 + 0.1 * noise), jnp.linspace(*R, n) if n > 1 else jnp.array(R[1:])
 
 
 def ours(y0, r):

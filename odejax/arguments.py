@@ -32,7 +32,7 @@ class Checkpoints(NamedTuple):
     Args:
         states: how many states the solve keeps for the reverse pass, which keeps as many more, but at most
             256. Rounded down to a power of two. Default: 16384 if they fit into 1 MB, else 2048 if they fit
-            into 16 MB, 1024 into 32 MB, or 32 into 256 MB: what allows most of them, and never less than 8.
+            into 4 MB, 512 into 16 MB, or 32 into 256 MB: what allows most of them, and never less than 8.
         steps: how many accepted steps can be differentiated, at 2 bytes each. Default: 131072.
 
     Both are for each lane under `vmap`. The defaults are shared: many lanes together keep what one would, but

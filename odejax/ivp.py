@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax import arguments
+from odejax.core.blocks import MOST_LANES, MOST_LANES_OF_ARRAYS
 from odejax.core.components import TooLarge
 from odejax.core.probe import count_lanes
 from odejax.derivative.program import Output as ProgramOutput
@@ -235,7 +236,8 @@ class _Problem:
     def plan(self, **choices):
         outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
         uses_slopes = tuple(output.uses_slopes for output in outputs)
-        program = Program(self.method, self.slope, outputs, uses_slopes, shapes)
+        most_lanes = MOST_LANES if self.form.is_apart else MOST_LANES_OF_ARRAYS
+        program = Program(self.method, self.slope, outputs, uses_slopes, shapes, most_lanes=most_lanes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
         room = capacity(row_bytes, self.n_lanes, self.room)

@@ -1,4 +1,4 @@
-"""Functions evaluated component by component, beside the same functions as they are: random ones, and solves."""
+"""Functions evaluated component by component, beside the same functions as they are; and solves."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from odejax.core.components import Components, TooLarge
 from odejax.core.parts import known_indices, pack, regroup, unpack
 from problems import LOTKA_VOLTERRA_P, LOTKA_VOLTERRA_Y0, distance, lorenz, lotka_volterra
 
-REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=40)
+REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=25)
 TOLERANCE = {jnp.dtype("float64"): 1e-13, jnp.dtype("complex128"): 1e-13, jnp.dtype("float32"): 3e-5}
 
 
@@ -263,7 +263,7 @@ CALLS = {
     ],
     "switch": lambda x, z, k: lax.switch(
         jnp.floor(2 + x.sum()).astype(int),
-        [jnp.sin, jnp.exp, lambda x: M @ three(x) @ three(x) * x],
+        [jnp.sin, jnp.exp, lambda x: (three(x) @ three(x)) * x],
         jnp.tanh(x),
     ),
     "jit": lambda x, z, k: jitted(x, fit(z, x))["ab"[k % 2]],
@@ -293,27 +293,27 @@ def modes_of(names):
     return ("vjp",) if any(name in CUSTOM_VJP for name in names) else ("jvp", "vjp")
 
 
-PAIRS = {  # what an operation is given, and the shape of its first operand
-    "states": ((), lambda p, x, z: (x, z)),
-    "state and parameter": ((3,), lambda p, x, z: (x, p)),
-    "parameter and state": ((2, 3), lambda p, x, z: (p, x)),
-}
+OPERANDS = [  # the shape of a first one, what an operation is given, which derivative is looked at
+    ((), lambda p, x, z: (x, z), "vjp"),
+    ((3,), lambda p, x, z: (x, p), "jvp"),
+    ((2, 3), lambda p, x, z: (p, x), "vjp"),
+]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation(name):
-    """Each alone, for all kinds of operands."""
+    """Each alone: of states, of a state and a parameter, and of a parameter and a state."""
     rng = np.random.default_rng(1)
-    for k, (shape, pair) in enumerate(PAIRS.values()):
+    for k, (shape, pair, mode) in enumerate(OPERANDS):
         x, z, p = (jnp.asarray(rng.normal(size=size)) for size in (shape, (2,), shape))
-        check(lambda p, y: OPERATIONS[name](*pair(p, *y), k), p, (x, z), modes_of([name]))
+        check(lambda p, y: OPERATIONS[name](*pair(p, *y), k), p, (x, z), {mode} & set(modes_of([name])))
 
 
 INSTRUCTION = st.tuples(st.sampled_from(list(OPERATIONS)), *[st.integers(0, 11)] * 3)
 
 
 def program(instructions, dtype):
-    """The function that executes instructions (operation, x, z, k): x and z are the last results but so many."""
+    """The function of instructions (operation, x, z, k): x and z are the last results but so many."""
 
     def f(params, y):
         found = [*jax.tree.leaves(params), *jax.tree.leaves(y)]
@@ -348,7 +348,10 @@ def random_arguments(seed, shapes, dtype):
 def test_random_programs(instructions, shapes, seed, dtype, largest):
     params, y = random_arguments(seed, shapes, dtype)
     f = program(instructions, dtype)
-    check(f, params, y, modes_of([name for name, *_ in instructions]), largest=largest)
+    try:
+        check(f, params, y, modes_of([name for name, *_ in instructions]), largest=largest)
+    except TooLarge:  # a product of matrices that are
+        assert largest < 64
 
 
 # -- what comes out
@@ -381,9 +384,15 @@ def hamiltonian(params, y):
 Y3 = jnp.array([0.4, -0.9, 1.3])
 USUAL = {
     "unpacked": (lambda p, y: lorenz(0.0, y, *p[0]), Y3),
-    "indexed": (lambda p, y: jnp.array([p[0, 0] * (y[1] - y[0]), y[0] * (28 - y[2]) - y[-1], y[0] * y[1]]), Y3),
+    "indexed": (
+        lambda p, y: jnp.array([p[0, 0] * (y[1] - y[0]), y[0] * (28 - y[2]) - y[-1], y[0] * y[1]]),
+        Y3,
+    ),
     "concatenated": (lambda p, y: jnp.concatenate([y[1:], -y[:1] * p[0, :1]]), Y3),
-    "pairs": (lambda p, y: jnp.concatenate([y[2:], -p[0, 0] * y[:2] / jnp.linalg.norm(y[:2]) ** 3]), jnp.ones(4)),
+    "pairs": (
+        lambda p, y: jnp.concatenate([y[2:], -p[0, 0] * y[:2] / jnp.linalg.norm(y[:2]) ** 3]),
+        jnp.ones(4),
+    ),
     "rows": (lambda p, y: jnp.stack([y[1], -p[0, 0] * y[0]]), jnp.array([[1.0, 2.0], [3.0, 4.0]])),
     "A @ y": (network, Y3),
     "set": (written, Y3),
@@ -392,13 +401,16 @@ USUAL = {
     "scalar": (lambda p, y: jnp.where(y > 0.5, p[0, 0], p[1, 0]) * y, jnp.float64(0.7)),
     "hamiltonian": (hamiltonian, Y3),
     "diffusion": (lambda p, y: p[0, 0] * (jnp.roll(y, 1) - 2 * y + jnp.roll(y, -1)), jnp.arange(5.0)),
-    "padded": (lambda p, y: jnp.diff(jnp.pad(y, 1, mode="edge"), 2) - jnp.cumsum(y) * p[0, 0], jnp.arange(4.0)),
+    "padded": (
+        lambda p, y: jnp.diff(jnp.pad(y, 1, mode="edge"), 2) - jnp.cumsum(y) * p[0, 0],
+        jnp.arange(4.0),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", USUAL)
 def test_only_scalar_arithmetic_is_left(name):
-    """No slice, stack, product of matrices or call: all that depends on the state is arithmetic of scalars."""
+    """No slice, stack, product of matrices or call: what depends on the state is arithmetic of scalars."""
     f, y = USUAL[name]
     fn = check(f, M, y)
     assert fn.equations()
@@ -412,8 +424,8 @@ def test_lanes():
         fn = InComponents(f, M, y)
         ys = jax.tree.map(lambda x: x + 0.1 * jnp.arange(4.0).reshape(4, *[1] * x.ndim), y)
         params = M * jnp.arange(1.0, 5.0)[:, None, None]
-        assert_close(jax.vmap(fn)(params, ys), jax.vmap(f)(params, ys))
-        assert_close(jax.vmap(fn, (None, 0))(M, ys), jax.vmap(f, (None, 0))(M, ys))
+        for axes, values in (((0, 0), params), ((None, 0), M)):
+            assert_close(jax.vmap(fn, axes)(values, ys), jax.vmap(fn.as_it_is, axes)(values, ys))
 
 
 def test_control_flow_and_custom_rules_are_of_scalars():
@@ -451,6 +463,21 @@ def test_large_arrays_are_left_whole():
     assert check(f, None, y, largest=25).shapes() == {()}
     fn = check(f, None, y, largest=24)
     assert [e.outvars[0].aval.shape for e in fn.equations() if e.primitive.name == "tanh"] == [(5, 5)]
+
+
+@jax.custom_vjp
+def folded(y):
+    return jnp.tanh(y)
+
+
+folded.defvjp(lambda y: (folded(y), y), lambda y, bar: (jnp.eye(3) * jnp.cos(y) @ bar,))
+
+
+def test_large_products():
+    """They are not arithmetic of scalars; but within derivative rules it is too late to say so."""
+    with pytest.raises(TooLarge):
+        InComponents(lambda p, y: M @ y, None, Y3, largest=8)
+    check(lambda p, y: folded(y), None, Y3, ["vjp"], largest=8)
 
 
 def test_large_index_arrays_through_control_flow():
@@ -500,10 +527,11 @@ def test_derivative_rules_have_no_budget():
     def f(params, y):
         return marked_vjp(marked_vjp(jax.nn.relu(jax.nn.softplus(y)), y), y)
 
-    _, fn = smallest_budget(f, Y3)
+    y = jnp.array([0.6])
+    _, fn = smallest_budget(f, y)
     for _ in range(3):
-        got = jax.jacrev(jax.jacrev(lambda y: fn(None, y)))(Y3)
-    assert_close(got, jax.jacrev(jax.jacrev(lambda y: f(None, y)))(Y3))
+        got = jax.jacrev(jax.jacrev(fn, 1), 1)(None, y)
+    assert_close(got, jax.jacrev(jax.jacrev(f, 1), 1)(None, y))
 
 
 def test_custom_rules_under_shard_map():
@@ -556,19 +584,20 @@ R = jnp.asarray(np.random.default_rng(2).normal(size=(11, 11)) / 4)
 
 SOLVES = {
     "lorenz": (lorenz, jnp.ones(3), {}),
-    "adaptive": (lorenz, jnp.ones(3), {"controller": None, "method": "tsit5", "rtol": 1e-4}),
-    "lotka_volterra": (lambda t, y: lotka_volterra(t, y, LOTKA_VOLTERRA_P), LOTKA_VOLTERRA_Y0, {}),
+    "adaptive": (lorenz, jnp.ones(3), {"controller": None, "method": "tsit5", "rtol": 1e-4, "t_eval": [0.1, 0.25]}),
+    "lotka_volterra": (
+        lambda t, y: lotka_volterra(t, y, LOTKA_VOLTERRA_P), LOTKA_VOLTERRA_Y0, {"t_eval": [0.1, 0.25]}
+    ),
     "layered": (layered, Y3, {}),
-    "save_fn": (lorenz, jnp.ones(3), {"t_eval": [0.1, 0.25], "save_fn": lambda t, y: {"n": y @ y, "s": y[::2] * t}}),
-    "t_eval": (layered, Y3, {"t_eval": [0.1, 0.25]}),
+    "dense": (layered, Y3, {"dense": 8}),
+    "save_fn": (lorenz, jnp.ones(3), {"t_eval": [0.1], "save_fn": lambda t, y: {"n": y @ y, "s": y[::2] * t}}),
     "33 numbers": (many, jnp.linspace(-1.0, 1.0, 33), {}),
-    "six numbers": (many, jnp.linspace(-1.0, 1.0, 6), {}),
     "too many operations": (lambda t, y: R @ (R @ (R @ y)) - y, jnp.linspace(-1.0, 1.0, 11), {}),
     "constants": (lambda t, y: jnp.zeros(3).at[1].set(2.0), Y3, {}),
     "complex": (lambda t, z: 1j * z[::-1] * jnp.abs(z), jnp.array([1.0 + 0.5j, 0.3j]), {}),
     "float32": (lorenz, jnp.ones(3, jnp.float32), {}),
     "mixed": (half_and_double, {"x": jnp.array([0.3, 0.6], jnp.float32), "v": jnp.asarray(0.7)}, {}),
-}
+}  # fmt: skip
 
 
 def squares(tree):
@@ -579,12 +608,13 @@ def squares(tree):
 def test_solve(name):
     """Values and gradient are those of the solve without components."""
     f, y0, options = SOLVES[name]
-    options = {"method": "bosh3", "controller": ConstantStep(0.05)} | options
+    options = {"method": "euler", "controller": ConstantStep(0.05)} | options
 
     def solved(**components):
         def loss(y0):
             sol = solve(f, y0, (0.0, 0.3), throw=False, **options | components)
-            return squares(sol.ys), (sol.ys, sol.y1)
+            saved = sol(jnp.array([0.07, 0.21])) if "dense" in options else sol.ys
+            return squares(saved), (saved, sol.y1)
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(jax.tree.map(jnp.asarray, y0))
 
@@ -592,21 +622,22 @@ def test_solve(name):
     assert distance(got, wanted) < (1e-12 if name not in ("float32", "mixed") else 2e-6)
 
 
-@pytest.mark.xfail(reason="forms.py: arrays larger than the state, but taken apart by f, are not put together", strict=True)
+ONE_STEP = {"t_eval": [0.05], "method": "euler", "controller": ConstantStep(0.1)}
+
+
+@pytest.mark.xfail(reason="forms.py: what is larger than the state is not put together", strict=True)
 def test_save_fn_of_an_array_larger_than_the_state():
     def saved(**components):
-        return solve(
-            many, jnp.linspace(0.1, 0.9, 8), (0.0, 0.1), t_eval=[0.05], method="bosh3", controller=ConstantStep(0.1),
-            save_fn=lambda t, y: jnp.outer(y, y), **components,
-        ).ys  # fmt: skip
+        options = ONE_STEP | components
+        y0 = jnp.linspace(0.1, 0.9, 6)
+        return solve(many, y0, (0.0, 0.1), save_fn=lambda t, y: jnp.outer(y, y), **options).ys
 
     assert distance(saved(), saved(components=0)) < 1e-12
 
 
-@pytest.mark.xfail(reason="ivp.py: only f is tried again as it is, save_fn is not", strict=True, raises=TooLarge)
+@pytest.mark.xfail(reason="ivp.py: save_fn is not tried again", strict=True, raises=TooLarge)
 def test_save_fn_of_many_operations():
-    sol = solve(
-        layered, Y3, (0.0, 0.1), t_eval=[0.05], method="bosh3", controller=ConstantStep(0.1),
-        save_fn=lambda t, y: sum(jnp.sin(k * y) for k in range(100)),
-    )  # fmt: skip
-    assert sol.success
+    def save_fn(t, y):
+        return sum(jnp.sin(k * y) for k in range(100))
+
+    assert solve(layered, Y3, (0.0, 0.1), save_fn=save_fn, **ONE_STEP).success

@@ -40,7 +40,7 @@ def test_every_lane_belongs_to_one_block(lanes, recorded):
         "last": [False] * (len(lanes) - 1) + [True],
         "first": [True] + [False] * (len(lanes) - 1),
     }[recorded]
-    grid = Grid.of(lanes, tuple(flags), most=64)
+    grid = Grid.of(lanes, 64, tuple(flags))
     assert all(1 <= b <= n for b, n in zip(grid.block, lanes, strict=True))
     assert np.prod(grid.block) <= max(64, np.prod([n for n, f in zip(lanes, flags, strict=True) if not f]))
     levels = tuple(range(len(lanes)))
@@ -75,7 +75,7 @@ def test_every_lane_belongs_to_one_block(lanes, recorded):
 
 def test_blocks_have_lanes_of_like_cost():
     cost = jax.random.permutation(KEY, jnp.arange(200, dtype=jnp.int32))
-    grid, shift = Grid.of((200,), most=64), shift_by(cost)
+    grid, shift = Grid.of((200,), 64), shift_by(cost)
 
     def widths(place, carry):
         part = grid.take(cost, (0,), place)

@@ -15,7 +15,8 @@ from jax import lax
 from odejax.core.flow import while_loop
 
 Axes = tuple[int | None, ...]  # for each level of lanes
-MOST_LANES = 64  # in a block
+MOST_LANES = 64  # in a block, where a lane is scalars
+MOST_LANES_OF_ARRAYS = 256  # else: matrix products of more lanes are faster
 VECTOR = 16  # blocks are multiples of it
 
 
@@ -35,7 +36,7 @@ class Grid(NamedTuple):
     sorted: int | None  # the level whose lanes may be in any order
 
     @classmethod
-    def of(cls, lanes, is_recorded=None, most=MOST_LANES):
+    def of(cls, lanes, most, is_recorded=None):
         """Blocks of at most `most` lanes, as even as they can be.
 
         Levels that are not recorded, which are directions of a derivative, are cut last. Of the others the

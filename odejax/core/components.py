@@ -111,6 +111,8 @@ class Components:
             return False
         is_small = all(self._is_small(a.aval) and a.aval.size for a in atoms)
         is_touched = any(is_parts(v) and not is_known(v) for v in values)
+        if is_touched and not is_small and name == "dot_general" and self.budget < inf:
+            raise TooLarge  # the layers of a network are no arithmetic of scalars
         return is_small and (is_touched or all(map(is_known, values)))
 
     def _by_rule(self, name, equation, parts):

@@ -40,7 +40,7 @@ def walk(fn, static, record, inputs, directions, directions_axes, init, init_axe
     Its results are put into `init`, or added to it, as `combine`, a method of `Grid`, does.
     """
     program = static.program
-    grid = Grid.of(program.lanes, static.is_recorded)
+    grid = Grid.of(program.lanes, program.most_lanes, static.is_recorded)
     if grid.is_one or not in_blocks:
         steps = _steps(record, record.codes, record.states, jnp.ones(program.lanes, bool))
         return fn(Block(program, steps, inputs), directions)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
+from odejax.core.blocks import MOST_LANES
 from odejax.core.transform import Doubled, LaneFunction, Lanes, select
 from odejax.derivative.record import Inputs
 from odejax.stepping import explicit
@@ -120,6 +121,7 @@ class Program:
     lanes: tuple[int, ...] = ()
     params_axes: tuple[tuple[int | None, ...], ...] = ()  # of each parameter, for each level of lanes
     n_doublings: int = 0
+    most_lanes: int = MOST_LANES  # in a block
 
     def in_lanes(self, size, params_axes):
         """The program of `size` lanes."""

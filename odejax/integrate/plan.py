@@ -37,7 +37,7 @@ class Capacity(NamedTuple):
 
 # The record is written as the solve goes, but a buffer must be zeroed first. So the defaults keep that
 # below the cost of some tens of steps. Of the pairs (rows, bytes) that one which allows most rows counts.
-KEPT = ((2**14, 2**20), (2**11, 2**24), (2**10, 2**25), (2**5, 2**28))
+KEPT = ((2**14, 2**20), (2**11, 2**22), (2**9, 2**24), (2**5, 2**28))
 KEPT_AT_LEAST = 8
 SCRATCH_AT_MOST = 256
 CODE_BYTES = 2  # of a recorded step

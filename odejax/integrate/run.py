@@ -17,7 +17,7 @@ from odejax.integrate.state import Numbers, Solved, Tape
 
 def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
     """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
-    loop, grid = Loop(plan, inputs, numbers), Grid.of(plan.lanes)
+    loop, grid = Loop(plan, inputs, numbers), Grid.of(plan.lanes, plan.program.most_lanes)
     carry = loop.start()
     shift = jnp.zeros(plan.lanes, jnp.int32)
     if grid.is_one or not in_blocks:
