@@ -1,6 +1,7 @@
 """Functions evaluated component by component, beside the same functions as they are; and solves."""
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from odejax.core.components import Components, TooLarge
 from odejax.core.parts import known_indices, pack, regroup, unpack
 from problems import LOTKA_VOLTERRA_P, LOTKA_VOLTERRA_Y0, distance, lorenz, lotka_volterra
 
-REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=25)
+REPRODUCIBLE = settings(derandomize=True, deadline=None, max_examples=30)
 TOLERANCE = {jnp.dtype("float64"): 1e-13, jnp.dtype("complex128"): 1e-13, jnp.dtype("float32"): 3e-5}
 
 
@@ -23,6 +24,7 @@ class InComponents:
 
     def __init__(self, f, params, y, largest=64, budget=100_000):
         (self.params, self.params_tree), (state, self.state_tree) = map(jax.tree.flatten, (params, y))
+        self.is_apart = []  # which results are given as scalars
         self.like = [np.empty(x.shape, object) for x in state]
         traced, out = jax.make_jaxpr(f, return_shape=True)(params, y)
         self.traced, (self.out_avals, self.out_tree) = traced, jax.tree.flatten(out)
@@ -112,7 +114,7 @@ def row(x):
 
 def fit(z, x):
     """The numbers of z, repeated or cut off to the shape of x."""
-    return jnp.resize(z, x.shape)
+    return jnp.concatenate([z.ravel()] * -(-x.size // z.size))[: x.size].reshape(x.shape)
 
 
 def three(x):
@@ -214,7 +216,7 @@ MOVEMENT = {
     "reshape": lambda x, z, k: x.reshape(-1, 1),
     "transpose": lambda x, z, k: jnp.swapaxes(row(x)[None], 0, -1),
     "broadcast": lambda x, z, k: jnp.broadcast_to(x, (2, *x.shape)) * x,
-    "pad": lambda x, z, k: jnp.pad(row(x), 1 + k % 2, mode=("constant", "edge", "wrap")[k % 3]),
+    "pad": lambda x, z, k: jnp.pad(row(x), (1 + k % 2, 1), mode=("edge", "constant", "wrap")[k % 3]),
     "pad inside, cut": lambda x, z, k: lax.pad(three(x), z.ravel()[0], [(k % 4 - 2, k % 3 - 1, k % 3)]),
     "roll": lambda x, z, k: jnp.roll(x, k, None if x.ndim == 0 else axis(x, k)),
     "split": lambda x, z, k: jnp.split(three(x), [1 + k % 2])[k % 2],
@@ -222,7 +224,7 @@ MOVEMENT = {
     "repeat, tile": lambda x, z, k: jnp.repeat(three(x), 2) * jnp.tile(three(z), 2),
     "empty": lambda x, z, k: jnp.concatenate([three(x)[:0], three(x)]) + three(x)[3:].sum(),
     "triangle": lambda x, z, k: jnp.tril(jnp.outer(three(x), three(z))),
-    "dynamic slice": lambda x, z, k: lax.dynamic_slice_in_dim(three(x), k - 1, 2),
+    "dynamic slice": lambda x, z, k: lax.dynamic_slice_in_dim(three(x), k - 2, 2),
     "dynamic update": lambda x, z, k: lax.dynamic_update_slice(three(x), three(z)[:2], (k,)),
     "dynamic traced": sliced_where_largest,
     "searchsorted": lambda x, z, k: x * jnp.searchsorted(jnp.array([-0.3, 0.4]), x),
@@ -294,18 +296,17 @@ def modes_of(names):
 
 
 OPERANDS = [  # the shape of a first one, what an operation is given, which derivative is looked at
-    ((), lambda p, x, z: (x, z), "vjp"),
-    ((3,), lambda p, x, z: (x, p), "jvp"),
-    ((2, 3), lambda p, x, z: (p, x), "vjp"),
+    ((), lambda p, x, z: (x, p), "jvp"),
+    ((2, 3), lambda p, x, z: (x, z), "vjp"),
 ]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation(name):
-    """Each alone: of states, of a state and a parameter, and of a parameter and a state."""
+    """Each alone, of a state and a parameter, and of two states."""
     rng = np.random.default_rng(1)
     for k, (shape, pair, mode) in enumerate(OPERANDS):
-        x, z, p = (jnp.asarray(rng.normal(size=size)) for size in (shape, (2,), shape))
+        x, z, p = (jnp.asarray(rng.normal(size=size)) for size in (shape, (5,), shape))
         check(lambda p, y: OPERATIONS[name](*pair(p, *y), k), p, (x, z), {mode} & set(modes_of([name])))
 
 
@@ -451,7 +452,10 @@ def test_what_depends_on_parameters_alone_is_left_whole():
 
     fn = check(f, M, Y3)
     assert fn.names() == {"mul"}
-    whole = {e.primitive.name for e in fn.closed.jaxpr.eqns if e.outvars[0].aval.shape == (3, 3)}
+    before = [e for e in fn.closed.jaxpr.eqns if e not in fn.equations()]
+    whole = {
+        e.primitive.name for e in before for v in (*e.outvars,) if getattr(v.aval, "shape", None) == (3, 3)
+    }
     assert {"dot_general", "exp"} <= whole
 
 
@@ -580,17 +584,22 @@ def layered(t, y):
     return jax.nn.softplus(M @ y) - jax.nn.silu(y) * jnp.where(y > 0.5, y, t)
 
 
+def saved(t, y):
+    return {"square": y @ y, "slice": y[::2] * t}
+
+
+ADAPTIVE = {"controller": None, "method": "tsit5", "rtol": 1e-4}
 R = jnp.asarray(np.random.default_rng(2).normal(size=(11, 11)) / 4)
 
 SOLVES = {
     "lorenz": (lorenz, jnp.ones(3), {}),
-    "adaptive": (lorenz, jnp.ones(3), {"controller": None, "method": "tsit5", "rtol": 1e-4, "t_eval": [0.1, 0.25]}),
+    "adaptive": (lorenz, jnp.ones(3), ADAPTIVE | {"t_eval": [0.1, 0.25]}),
     "lotka_volterra": (
         lambda t, y: lotka_volterra(t, y, LOTKA_VOLTERRA_P), LOTKA_VOLTERRA_Y0, {"t_eval": [0.1, 0.25]}
     ),
     "layered": (layered, Y3, {}),
     "dense": (layered, Y3, {"dense": 8}),
-    "save_fn": (lorenz, jnp.ones(3), {"t_eval": [0.1], "save_fn": lambda t, y: {"n": y @ y, "s": y[::2] * t}}),
+    "save_fn": (lorenz, jnp.ones(3), {"t_eval": [0.1], "save_fn": saved}),
     "33 numbers": (many, jnp.linspace(-1.0, 1.0, 33), {}),
     "too many operations": (lambda t, y: R @ (R @ (R @ y)) - y, jnp.linspace(-1.0, 1.0, 11), {}),
     "constants": (lambda t, y: jnp.zeros(3).at[1].set(2.0), Y3, {}),
@@ -625,7 +634,6 @@ def test_solve(name):
 ONE_STEP = {"t_eval": [0.05], "method": "euler", "controller": ConstantStep(0.1)}
 
 
-@pytest.mark.xfail(reason="forms.py: what is larger than the state is not put together", strict=True)
 def test_save_fn_of_an_array_larger_than_the_state():
     def saved(**components):
         options = ONE_STEP | components
@@ -635,7 +643,6 @@ def test_save_fn_of_an_array_larger_than_the_state():
     assert distance(saved(), saved(components=0)) < 1e-12
 
 
-@pytest.mark.xfail(reason="ivp.py: save_fn is not tried again", strict=True, raises=TooLarge)
 def test_save_fn_of_many_operations():
     def save_fn(t, y):
         return sum(jnp.sin(k * y) for k in range(100))

@@ -169,6 +169,21 @@ def test_derivatives_of_vmap_with_a_shared_parameter(transform):
     np.testing.assert_allclose(jax.jit(transform(total))(5.0), jax.jit(transform(of_some))(5.0), rtol=1e-11)
 
 
+def test_one_lane():
+    def loss(y0, rho):
+        return cost(y0, rho, t_eval=jnp.array([0.3, 1.0]))
+
+    operands = Y0[:1], RHO[:1]
+    for transform in (lambda fn: fn, lambda fn: jax.hessian(fn, 1), lambda fn: jax.grad(fn, (0, 1))):
+        fn = transform(loss)
+        for a, b in zip(
+            jax.tree.leaves(jax.vmap(fn)(*operands)), jax.tree.leaves(fn(Y0[0], RHO[0])), strict=True
+        ):
+            np.testing.assert_allclose(a[0], b, rtol=1e-13)
+    shared = jax.grad(lambda rho: jax.vmap(loss, (0, None))(Y0[:1], rho).sum())(5.0)
+    np.testing.assert_allclose(shared, jax.grad(loss, 1)(Y0[0], 5.0), rtol=1e-13)
+
+
 def test_output_times_of_each_lane():
     times = jnp.sort(jax.random.uniform(KEY, (N, 3)), axis=1)
 

@@ -77,7 +77,7 @@ class Components:
 
         def read(atom):
             if isinstance(atom, jax.extend.core.Literal):
-                return known(np.asarray(atom.val, atom.aval.dtype))
+                return known(np.asarray(atom.val, jax.typeof(atom.val).dtype))
             return environment[atom]
 
         for equation in jaxpr.eqns:
@@ -126,7 +126,7 @@ class Components:
         return movement.RULES[name](equation, *parts)
 
     def _is_small(self, aval):
-        return aval.size <= self.largest and not jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended)
+        return aval.size <= self.largest and not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
 
     def is_small_and_inexact(self, equation, values):
         """Can a function with its own derivative rule be taken apart, and is it worth it?"""

@@ -12,6 +12,10 @@ class Mapped:
     def __init__(self, value, axis):
         self.value, self.axis = value, axis
 
+    def alone(self):
+        """The operand of the only lane there is."""
+        return self.value if self.axis is None else jnp.squeeze(self.value, self.axis)
+
     def to(self, position, size):
         """The operand with its mapped axis at `position`, made if there is none."""
         if self.axis is None:

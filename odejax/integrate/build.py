@@ -1,5 +1,7 @@
 """From the user's functions to a plan: jaxprs without constants, and the static choices."""
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import equinox as eqx
@@ -7,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core import components, jaxprs
+from odejax.core.components import Components, TooLarge
 from odejax.core.flow import same_variation
 from odejax.derivative.program import JaxprFunction
 from odejax.integrate.forms import Form
@@ -47,7 +50,7 @@ def trace(fn, t, y, args, theta, check_out, like, form):
     closed, out = jax.make_jaxpr(flat, return_shape=True)(*operands)
     values = [*closed.consts, *operands]
     if form.is_apart:
-        jaxpr, values = _apart(closed, operands, len(state), form)
+        jaxpr, values = _apart(closed, operands, len(state), form, must_fit=like is not None)
     elif jaxprs.has_calls(closed.jaxpr):
         jaxpr = jax.make_jaxpr(lambda *v: jaxprs.evaluate_jaxpr(closed.jaxpr, v))(*values).jaxpr
     else:
@@ -57,12 +60,12 @@ def trace(fn, t, y, args, theta, check_out, like, form):
     return Traced(function, jax.tree.unflatten(out_tree, out))
 
 
-def _apart(closed, operands, n_state, form):
+def _apart(closed, operands, n_state, form, must_fit):
     """The traced function of scalars, and its values."""
     before, state = [*closed.consts, *operands[:-n_state]], operands[-n_state:]
-    n_consts, evaluator = len(closed.consts), form.evaluator()
+    n_consts = len(closed.consts)
 
-    def apart(*values):
+    def apart(evaluator, *values):
         whole = list(values[: len(before)])
         whole[:n_consts] = [
             components.known_indices(c, v) for c, v in zip(closed.consts, whole, strict=False)
@@ -73,7 +76,13 @@ def _apart(closed, operands, n_state, form):
         return Form.of(closed.out_avals, form.largest).apart(out)
 
     values = [*before, *form.apart(state)]
-    return jax.make_jaxpr(apart)(*values).jaxpr, values
+    try:
+        made = jax.make_jaxpr(partial(apart, form.evaluator()))(*values)
+    except TooLarge:
+        if must_fit:
+            raise
+        made = jax.make_jaxpr(partial(apart, Components(0, math.inf)))(*values)  # called on the whole state
+    return made.jaxpr, values
 
 
 def _hoisted(jaxpr, values, n_constants, n_state, theta):

@@ -41,8 +41,11 @@ class Form(NamedTuple):
 
     def apart(self, arrays):
         """The arrays as they are carried."""
-        pairs = zip(arrays, self.parts, strict=True)
-        return tuple(components.leaves_of(x if p is None else components.unpack(x) for x, p in pairs))
+        carried = [
+            components.pack(x, a.dtype) if p is None else components.unpack(x)
+            for x, a, p in zip(arrays, self.avals, self.parts, strict=True)
+        ]
+        return tuple(components.leaves_of(carried))
 
     def together(self, leaves):
         """The arrays again; leaves may have leading axes, of rows and powers."""
