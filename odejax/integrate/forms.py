@@ -12,7 +12,7 @@ from odejax.core.components import Components
 
 COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
 LARGEST = 4  # times as many numbers may an array have that f makes of them
-BUDGET = 64  # operations of scalars that f may be made of: more take too long to compile, in second order above all
+BUDGET = 64  # operations of scalars that f may be made of: more take minutes to compile in second order
 
 
 class Form(NamedTuple):
