@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import cached_property
-from math import fsum
-from typing import TypeAlias
 
-Number: TypeAlias = int | float | Fraction
-Row: TypeAlias = tuple[float, ...]
-
-ROW_SUM_TOLERANCE = 1e-13  # coefficients printed to 16 digits or more pass
-CONDITION_TOLERANCE = 1e-12  # products of such coefficients
+from odejax.tableaus.base import Number, Row, Tableau, floats
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExplicitTableau:
+class ExplicitTableau(Tableau):
     r"""An explicit Runge-Kutta method, with its error estimate and its dense output.
 
     The stages and the step are
@@ -106,16 +98,17 @@ class ExplicitTableau:
         self._set("n_stages", n_stages)
         stages = ((), *self.a)
         self._check_lengths("a", stages, range(len(stages)))
-        self._set("A", tuple(map(_floats, stages[:n_stages])))
-        self._set("B", _floats(self.b[:n_stages]))
-        self._set("C", self._abscissae("a", stages, "c", self.c)[:n_stages])
+        self._set("A", tuple(map(floats, stages[:n_stages])))
+        self._set("B", floats(self.b[:n_stages]))
+        self._set("C", self._row_sums("a", stages, "c", self.c)[:n_stages])
         self._set("E", self._error_rows())
 
         n_before = n_stages + 1
         lengths = range(n_before, n_before + self.n_extra)
         self._check_lengths("extra_a", self.extra_a, lengths, first_row=n_before + 1)
-        self._set("extra_A", tuple(map(_floats, self.extra_a)))
-        self._set("extra_C", self._abscissae("extra_a", self.extra_a, "extra_c", self.extra_c))
+        self._set("extra_A", tuple(map(floats, self.extra_a)))
+        extra_c = self._row_sums("extra_a", self.extra_a, "extra_c", self.extra_c, n_before + 1)
+        self._set("extra_C", extra_c)
         self._set("P", self._dense_rows())
         self._set("dense_order", self.dense_order or min(3, self.order))
 
@@ -128,50 +121,16 @@ class ExplicitTableau:
         return len(self.b) > 1 and self.b[-1] == 0 and self.a[-1] == self.b[:-1]
 
     @property
-    def is_adaptive(self) -> bool:
-        """Whether the method estimates its error."""
-        return len(self.E) > 0
-
-    @property
-    def error_order(self) -> int:
-        """The q for which the estimated error of a step is O(h**(q + 1)); else `order`."""
-        return self.order if self.embedded_order is None else min(self.order, self.embedded_order)
-
-    @property
     def n_extra(self) -> int:
         """How many more evaluations of f dense output needs."""
         return len(self.extra_a)
 
-    def __repr__(self) -> str:
-        embedded = f"({self.embedded_order})" if self.is_adaptive else ""
-        order = f"order {self.order}{embedded}"
-        return f"<ExplicitTableau {self.name}: {order}, {self.n_stages} stages>"
+    @property
+    def _coefficients(self) -> tuple[object, ...]:
+        return (self.A, self.B, self.C, self.E, self.extra_A, self.extra_C, self.P)
 
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, ExplicitTableau):
-            return NotImplemented
-        return self._value == other._value
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _value(self) -> tuple[object, ...]:
-        """All that a solve can depend on."""
-        coefficients = (self.A, self.B, self.C, self.E, self.extra_A, self.extra_C, self.P)
-        return (self.name, self.order, self.error_order, self.dense_order, *coefficients)
-
-    @cached_property
-    def _hash(self) -> int:
-        return hash(self._value)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-    def _invalid(self, message: str) -> ValueError:
-        return ValueError(f"tableau {self.name!r}: {message}")
+    def _moments(self, q: int) -> Row:
+        return tuple(c ** (q - 1) for c in (*self.C, 1.0, *self.extra_C))
 
     def _check_options(self) -> None:
         """Check which arguments are there, and that `a` and `b` agree on the number of stages."""
@@ -198,45 +157,13 @@ class ExplicitTableau:
         if self.dense is not None and self.dense_order < 1:
             raise self._invalid("give `dense_order` together with `dense`")
 
-    def _check_lengths(
-        self,
-        name: str,
-        rows: Sequence[Sequence[Number]],
-        lengths: Sequence[int],
-        first_row: int = 1,
-    ) -> None:
-        for i, (row, n) in enumerate(zip(rows, lengths, strict=True), start=first_row):
-            if len(row) != n:
-                raise self._invalid(f"row {i} of `{name}` has {len(row)} entries, expected {n}")
-
-    def _abscissae(
-        self,
-        a_name: str,
-        rows: Sequence[Sequence[Number]],
-        c_name: str,
-        given: Sequence[Number] | None,
-    ) -> Row:
-        """The row sums, or the given abscissae when they agree with them."""
-        sums = tuple(fsum(row) for row in rows)
-        if given is None:
-            return sums
-        if len(given) != len(sums):
-            raise self._invalid(f"`{c_name}` has {len(given)} entries, expected {len(sums)}")
-        first_row = 1 if a_name == "a" else self.n_stages + 2
-        for i, (row, c) in enumerate(zip(rows, given, strict=True), start=first_row):
-            if not _sums_to(row, c, ROW_SUM_TOLERANCE):
-                raise self._invalid(
-                    f"row {i} of `{a_name}` sums to {fsum(row)!r}, but `{c_name}` says {float(c)!r}"
-                )
-        return _floats(given)
-
     def _error_rows(self) -> tuple[Row, ...]:
         """The weights of y1 minus the embedded solution, the one of f(t1, y1) included."""
         if self.b_embedded is not None:
             (row,) = self._check_error_rows("b_embedded", (self.b_embedded,), total=1)
             b = (*self.b[: self.n_stages], 0)
             return (tuple(float(x - y) for x, y in zip(b, row, strict=True)),)
-        return tuple(map(_floats, self._check_error_rows("error", self.error, total=0)))
+        return tuple(map(floats, self._check_error_rows("error", self.error, total=0)))
 
     def _check_error_rows(
         self, name: str, rows: Sequence[Sequence[Number]], total: int
@@ -252,7 +179,7 @@ class ExplicitTableau:
 
     def _dense_rows(self) -> tuple[Row, ...]:
         if self.dense is None:
-            return _hermite(self.B)
+            return hermite(self.B)
         n = self.n_stages + 1 + self.n_extra
         if len(self.dense) != n:
             raise self._invalid(
@@ -260,44 +187,10 @@ class ExplicitTableau:
                 f"f(t1, y1) and {self.n_extra} extra stages"
             )
         self._check_lengths("dense", self.dense, [len(self.dense[0])] * n)
-        return tuple(map(_floats, self.dense))
-
-    def _check_order(self) -> None:
-        """Check the order conditions of y' = f(t).
-
-        The other conditions, one for each rooted tree, are tested for the built-in methods only.
-        """
-        for q in range(1, self.order + 1):
-            terms = [b * c ** (q - 1) for b, c in zip(self.B, self.C, strict=True)]
-            self._check_sum(f"`order` {self.order} fails: sum of b * c**{q - 1}", terms, 1 / q)
-
-    def _check_dense(self) -> None:
-        """Check that dense output ends in y1 and has its order for y' = f(t)."""
-        ends = (*self.B, *(0.0 for _ in self.P[self.n_stages :]))
-        for i, (row, end) in enumerate(zip(self.P, ends, strict=True), start=1):
-            self._check_sum(f"`dense` does not end in y1: row {i}", row, end)
-        c = (*self.C, 1.0, *self.extra_C)
-        for q in range(1, self.dense_order + 1):
-            for j, column in enumerate(zip(*self.P, strict=True), start=1):
-                terms = [p * c_i ** (q - 1) for p, c_i in zip(column, c, strict=True)]
-                what = f"`dense_order` {self.dense_order} fails: x**{j} in sum of b(x) * c**{q - 1}"
-                self._check_sum(what, terms, 1 / q if j == q else 0.0)
-
-    def _check_sum(self, what: str, terms: Sequence[Number], expected: float) -> None:
-        if not _sums_to(terms, expected, CONDITION_TOLERANCE):
-            raise self._invalid(f"{what}: the sum is {fsum(terms)!r}, expected {expected!r}")
+        return tuple(map(floats, self.dense))
 
 
-def _floats(row: Sequence[Number]) -> Row:
-    return tuple(float(x) for x in row)
-
-
-def _sums_to(terms: Sequence[Number], expected: Number, tolerance: float) -> bool:
-    """Whether the sum is right up to rounding of its terms; False for NaN."""
-    return abs(fsum(terms) - expected) <= tolerance * max(1.0, fsum(map(abs, terms)))
-
-
-def _hermite(b: Row) -> tuple[Row, ...]:
+def hermite(b: Row) -> tuple[Row, ...]:
     """The cubic Hermite polynomial in terms of the stages.
 
     y(x) = y0 + (3x^2 - 2x^3) (y1 - y0) + x (1 - x)^2 h f(t0, y0) + x^2 (x - 1) h f(t1, y1), where
