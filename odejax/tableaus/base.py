@@ -76,7 +76,7 @@ class Tableau(ABC):
         object.__setattr__(self, name, value)
 
     def _invalid(self, message: str) -> ValueError:
-        return ValueError(f"tableau {self.name!r}: {message}")
+        return invalid(self.name, message)
 
     def _check_lengths(
         self,
@@ -85,9 +85,7 @@ class Tableau(ABC):
         lengths: Sequence[int],
         first_row: int = 1,
     ) -> None:
-        for i, (row, n) in enumerate(zip(rows, lengths, strict=True), start=first_row):
-            if len(row) != n:
-                raise self._invalid(f"row {i} of `{name}` has {len(row)} entries, expected {n}")
+        check_lengths(self.name, name, rows, lengths, first_row)
 
     def _check_sum(self, what: str, terms: Sequence[Number], expected: float) -> None:
         if not sums_to(terms, expected, CONDITION_TOLERANCE):
@@ -134,6 +132,22 @@ class Tableau(ABC):
                 terms = [p * m for p, m in zip(column, moments, strict=True)]
                 what = f"`dense_order` {self.dense_order} fails: x**{j} in sum of b(x) * c**{q - 1}"
                 self._check_sum(what, terms, 1 / q if j == q else 0.0)
+
+
+def invalid(tableau: str, message: str) -> ValueError:
+    return ValueError(f"tableau {tableau!r}: {message}")
+
+
+def check_lengths(
+    tableau: str,
+    name: str,
+    rows: Sequence[Sequence[Number]],
+    lengths: Sequence[int],
+    first_row: int = 1,
+) -> None:
+    for i, (row, n) in enumerate(zip(rows, lengths, strict=True), start=first_row):
+        if len(row) != n:
+            raise invalid(tableau, f"row {i} of `{name}` has {len(row)} entries, expected {n}")
 
 
 def floats(row: Sequence[Number]) -> Row:
