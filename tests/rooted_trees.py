@@ -1,4 +1,4 @@
-"""Rooted trees and the order conditions of Runge-Kutta methods that they stand for.
+"""Rooted trees and the order conditions of Runge-Kutta and Rosenbrock methods that they stand for.
 
 A method has order p exactly when sum_i b_i Phi_i(t) = 1 / gamma(t) for every rooted tree t with at
 most p vertices: Hairer, Norsett, Wanner (1993), section II.2. A dense output b(x) has order p at x
@@ -64,9 +64,42 @@ def elementary_weights(a: Array, max_order: int) -> Array:
     return phi
 
 
+def rosenbrock_weights(alpha: Array, beta: Array, max_order: int) -> Array:
+    """Phi_i(t) of a Rosenbrock method with beta = alpha + Gamma, as of `elementary_weights`.
+
+    A vertex with one branch weighs it with beta, as f and J = df/dy both do there; with more
+    branches it stands for a higher derivative of f, and each weighs with alpha: Hairer, Wanner
+    (1996), section IV.7, theorem 7.3. The trunk of a tree is a single vertex just in the first case.
+    """
+    trees = rooted_trees(max_order)
+    phi = np.empty((len(trees.orders), len(alpha)), alpha.dtype)
+    branched = np.empty_like(phi)  # with alpha at the root in any case
+    phi[0] = branched[0] = 1
+    for i in range(1, len(phi)):
+        trunk, branch = trees.trunks[i], trees.branches[i]
+        branched[i] = branched[trunk] * (alpha @ phi[branch])
+        phi[i] = beta @ phi[branch] if trunk == 0 else branched[i]
+    return phi
+
+
 def residuals(weights: Array, a: Array, max_order: int, x: Any) -> Array:
     """The largest |sum_i b_i(x) Phi_i(t) - x**|t| / gamma(t)| for the trees of each order."""
+    return residuals_of(elementary_weights(a, max_order), weights, max_order, x)
+
+
+def residuals_of(phi: Array, weights: Array, max_order: int, x: Any = 1) -> Array:
+    """The same for given Phi_i(t)."""
     trees = rooted_trees(max_order)
     exact = [x ** int(n) / g for n, g in zip(trees.orders, trees.densities, strict=True)]
-    defect = abs(elementary_weights(a, max_order) @ weights - np.array(exact, weights.dtype))
+    defect = abs(phi @ weights - np.array(exact, weights.dtype))
+    return np.array([defect[trees.orders == q].max() for q in range(1, max_order + 1)])
+
+
+def dense_residuals_of(phi: Array, p: Array, max_order: int) -> Array:
+    """For all x at once: the largest coefficient of a power of x, b_i(x) being sum_j p_ij x^(j+1)."""
+    trees = rooted_trees(max_order)
+    defect = np.zeros((len(phi), max(max_order, p.shape[1])), p.dtype)
+    defect[:, : p.shape[1]] = phi @ p
+    defect[np.arange(len(phi)), trees.orders - 1] -= 1 / np.array(trees.densities, p.dtype)
+    defect = abs(defect).max(axis=1)
     return np.array([defect[trees.orders == q].max() for q in range(1, max_order + 1)])
