@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
-from odejax.tableaus import METHODS, ExplicitTableau
+from odejax.tableaus import METHODS, Tableau
 
 DEFAULT_TOLERANCES = {  # (rtol, atol) by the precision of the state
     "float64": (1e-6, 1e-9),
@@ -145,12 +145,12 @@ def _check_times(times, t0, t1):
             raise ValueError(f"`t_eval` must lie inside `t_span` = ({t0}, {t1}), got {t}.")
 
 
-def find_method(method) -> ExplicitTableau:
+def find_method(method) -> Tableau:
     """The method of that name, or the one given."""
-    if isinstance(method, ExplicitTableau):
+    if isinstance(method, Tableau):
         return method
     if not isinstance(method, str):
-        raise TypeError(f"`method` must be a name or an odejax.ExplicitTableau, got {method!r}.")
+        raise TypeError(f"`method` must be a name or a tableau like odejax.ExplicitTableau, got {method!r}.")
     name = method.lower()
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)

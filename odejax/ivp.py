@@ -16,17 +16,18 @@ from odejax.core.blocks import MOST_LANES, MOST_LANES_OF_ARRAYS
 from odejax.core.components import TooLarge
 from odejax.core.probe import count_lanes
 from odejax.derivative.program import Output as ProgramOutput
-from odejax.derivative.program import Program, Slope
+from odejax.derivative.program import Program
 from odejax.derivative.record import Inputs
 from odejax.integrate import build
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS, Form
+from odejax.integrate.methods import scheme_and_attempt
 from odejax.integrate.plan import AtTime, Output, Plan, capacity
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
 from odejax.solution import Dense, Solution, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIDController
-from odejax.tableaus import ExplicitTableau
+from odejax.tableaus import Tableau
 
 
 def solve(
@@ -36,7 +37,7 @@ def solve(
     args: tuple[Any, ...] = (),
     *,
     t_eval: Any = None,
-    method: str | ExplicitTableau = "tsit5",
+    method: str | Tableau = "tsit5",
     rtol: Any = None,
     atol: Any = None,
     dt0: Any = None,
@@ -198,7 +199,6 @@ class _Problem:
             traced = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
         self.f = traced.function
         self.y0 = self.form.apart(leaves)
-        self.slope = Slope(self.f)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
 
     def _function(self, fn, check_out, like=None):
@@ -233,15 +233,16 @@ class _Problem:
         self.shapes.append(shapes)
         self.queries.append(query)
 
-    def plan(self, **choices):
+    def plan(self, is_adaptive, **choices):
         outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
         uses_slopes = tuple(output.uses_slopes for output in outputs)
         most_lanes = MOST_LANES if self.form.is_apart else MOST_LANES_OF_ARRAYS
-        program = Program(self.method, self.slope, outputs, uses_slopes, shapes, most_lanes=most_lanes)
+        scheme, attempt = scheme_and_attempt(self.method, self.f, self.y0, is_adaptive)
+        program = Program(self.method, scheme, outputs, uses_slopes, shapes, most_lanes=most_lanes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
         room = capacity(row_bytes, self.n_lanes, self.room)
-        return Plan(program, AtTime(self.f), tuple(self.outputs), room, **choices)
+        return Plan(program, AtTime(self.f), attempt, tuple(self.outputs), room, is_adaptive, **choices)
 
     def inputs(self):
         return Inputs(self.y0, (*self.t_span, *self.theta), tuple(self.queries))

@@ -26,6 +26,9 @@ class Statistics(eqx.Module):
     num_accepted: jax.Array  # steps that were taken
     num_rejected: jax.Array  # attempts that were repeated with a smaller step
     num_f_evals: jax.Array  # evaluations of f, those of the first step and of dense output included
+    num_jac_evals: jax.Array  # Jacobians of f, of implicit methods
+    num_factorizations: jax.Array  # of the matrices made of them
+    num_newton_iterations: jax.Array  # of all stages
     min_step: jax.Array  # size of the smallest accepted step, but for the last; inf if there is none
     min_step_at: jax.Array  # the time that step started from
     num_saved: jax.Array  # rows of `ys` in use

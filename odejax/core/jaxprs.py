@@ -97,3 +97,16 @@ def split(jaxpr, is_changing):
 def variables(atoms):
     """Those of the atoms that are not literals."""
     return {a for a in atoms if not isinstance(a, jax.extend.core.Literal)}
+
+
+def dependencies(jaxpr):
+    """For each result, the set of arguments (their numbers) that it may depend on."""
+    made_of = {v: {i} for i, v in enumerate(jaxpr.invars)}
+
+    def of(atoms):
+        return set().union(*(made_of.get(v, set()) for v in variables(atoms)))
+
+    for equation in jaxpr.eqns:
+        arguments = of(equation.invars)
+        made_of.update((v, arguments) for v in equation.outvars)
+    return [of([atom]) for atom in jaxpr.outvars]

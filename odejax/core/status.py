@@ -15,6 +15,7 @@ class Status(IntEnum):
     RECORD_FULL = 6
     DENSE_FULL = 7
     BAD_TIMES = 8
+    NO_CONVERGENCE = 9
 
     @property
     def sentence(self) -> str:
@@ -54,6 +55,10 @@ _SENTENCES = {
     Status.DENSE_FULL: (
         "the record for dense output is full",
         "pass `dense=` a larger number of steps, or use `t_eval`",
+    ),
+    Status.NO_CONVERGENCE: (
+        "the equations of an implicit step were not solved, however small the step",
+        "check that f is smooth there, or use a Rosenbrock method, which needs no iteration",
     ),
     Status.BAD_TIMES: (
         "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",

@@ -7,6 +7,7 @@ form. They are values (hashable, compared by content), so they can be static par
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ class Lanes:
     the lanes of that level share it.
     """
 
-    inner: LaneFunction
+    inner: Callable[..., Any]  # a `LaneFunction`; its states and results may be any pytrees
     axes: tuple[int | None, ...]  # of each parameter
 
     def __call__(self, row, params, state, query):

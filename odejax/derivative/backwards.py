@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from odejax.core import leaves, rows
 from odejax.core.blocks import Grid
-from odejax.core.flow import run_if, settle, settlers, while_loop
+from odejax.core.flow import run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
 from odejax.derivative.by_block import origin, result_axes, walk
@@ -87,26 +87,19 @@ def _reverse(n_directions, active, n_scratch, block, results_bar):
 class _BackwardStep:
     """One step and its outputs, backwards.
 
-    With Y_i = y + sum_j a_ij G_j, G_i = slope(Y_i) and y1 = y + sum_i b_i G_i, and with what the outputs of
-    the step pass back to y, y1 and G_i already in their cotangents,
-    G_bar_i += b_i y1_bar + sum_j a_ji Y_bar_j and Y_bar_i = (dG/dY)^T G_bar_i. The cotangents of the
-    parameters are summed over the stages before they are added to the total: one pass over memory.
+    What the outputs of the step pass back to y, y1 and the slopes is in their cotangents before the step
+    itself is pulled back.
     """
 
     def __init__(self, program, n_directions, active, record, inputs, results_bar):
         self.program, self.active, self.record = program, active, record
         self.params, self.queries, self.outputs_bar = inputs.params, inputs.queries, results_bar.outputs
         self.over_directions = over(n_directions)
-        n_params = sum(leaf.size for leaf in select(inputs.params, active.params))
-        has_more_params = n_params > sum(leaf.size for leaf in inputs.y0)
-        self.settle, self.settle_slopes = settlers(program.lanes)
-        if has_more_params:  # else stage values are computed again for every entry of a large gradient
-            self.settle = settle
 
     def __call__(self, n, s, y, y1_bar, params_bar, outputs):
         row, is_taken = row_of(self.record, n, s)
-        points, slopes, pulls = self.forwards(row, y)
-        y1 = leaves.combine(y, None, self.program.method.B, slopes)
+        program = self.program
+        y1, slopes, pull = program.scheme.linearize(row, self.params, y, self.active.params, program.lanes)
         taken_bar = self.over_directions(
             lambda bar: leaves.where(is_taken, bar, leaves.zeros_like(bar)), y1_bar
         )
@@ -118,40 +111,9 @@ class _BackwardStep:
             carry, output = self.pull_outputs(kind, n, row, (y, y1, slopes), carry, output)
             new.append(output)
         (y_bar, y1_bar, slopes_bar), params_bar = carry
-        p_bar, steps_bar = self.over_directions(
-            lambda y1_bar, slopes_bar: self.backwards(row, points, pulls, y1_bar, slopes_bar),
-            y1_bar,
-            slopes_bar,
-        )
-        y_bar = leaves.add(leaves.add(idle_bar, y_bar), leaves.add(y1_bar, steps_bar))
+        p_bar, steps_bar = self.over_directions(pull, y1_bar, slopes_bar)
+        y_bar = leaves.add(leaves.add(idle_bar, y_bar), steps_bar)
         return y_bar, leaves.add(params_bar, p_bar), tuple(new)
-
-    def forwards(self, row, y):
-        """Stage values, slopes, and the pullback of each slope."""
-        method = self.program.method
-        points, slopes, pulls = [], [], []
-        for c, weights in zip(method.C, method.A, strict=True):
-            points.append(self.settle(leaves.combine(y, None, weights, slopes)))
-            stage = (*row, jnp.asarray(c, row[0].dtype))
-            slope, pull = vjp(
-                self.program.slope, stage, (self.params, points[-1], ()), self.active.params, ()
-            )
-            slopes.append(self.settle_slopes(slope))
-            pulls.append(pull)
-        return points, slopes, pulls
-
-    def backwards(self, row, points, pulls, y1_bar, slopes_bar):
-        """Cotangents of the parameters, and the sum of those of the stage values."""
-        method, n = self.program.method, len(points)
-        points_bar, slopes_bar, params_bar = [None] * n, list(slopes_bar), None
-        for i in reversed(range(n)):
-            weights = [method.B[i], *(method.A[j][i] for j in range(i + 1, n))]
-            bars = [y1_bar, *points_bar[i + 1 :]]
-            slopes_bar[i] = self.settle(leaves.combine(slopes_bar[i], None, weights, bars))
-            p_bar, bar, _ = pulls[i](slopes_bar[i])
-            points_bar[i] = self.settle_slopes(bar)
-            params_bar = p_bar if params_bar is None else leaves.add(params_bar, p_bar)
-        return params_bar, leaves.combine(leaves.zeros_like(y1_bar), None, [1.0] * n, points_bar)
 
     def pull_outputs(self, kind, n, row, states, carry, output):
         """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters."""

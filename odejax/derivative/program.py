@@ -14,12 +14,13 @@ import jax.extend
 import jax.numpy as jnp
 from jax import lax
 
-from odejax.core import leaves
+from odejax.core import jaxprs, leaves
 from odejax.core.blocks import MOST_LANES
 from odejax.core.transform import Doubled, LaneFunction, Lanes, select
 from odejax.derivative.record import Inputs
-from odejax.stepping import explicit
-from odejax.tableaus import ExplicitTableau
+from odejax.derivative.scheme import Scheme, in_a_row
+from odejax.stepping import weighted
+from odejax.tableaus import Tableau
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class JaxprFunction:
         """Shapes and dtypes of what it returns."""
         avals: list[Any] = [v.aval for v in self.jaxpr.outvars]
         return tuple(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals)
+
+    @property
+    def depends_on_time(self):
+        """May it depend on t?"""
+        return any(0 in made_of for made_of in jaxprs.dependencies(self.jaxpr))
+
+    @property
+    def pattern(self):
+        """Of one scalar for each scalar of the state: which depends on which, or is the same?"""
+        first = 1 + len(self.operands)
+        n = len(self.jaxpr.invars) - first
+        made_of = jaxprs.dependencies(self.jaxpr)
+        return tuple(tuple(i == j or first + j in made_of[i] for j in range(n)) for i in range(n))
 
     def __call__(self, t, theta, y):
         operands = [theta[i] for i in self.operands]
@@ -76,7 +90,7 @@ class Output:
     makes it, after its time. `save` None: the step itself, as (t, t1, y, coefficients of x^j).
     """
 
-    method: ExplicitTableau
+    method: Tableau
     save: JaxprFunction | None
     is_timed: bool
 
@@ -92,11 +106,11 @@ class Output:
         size = len(state) // n
         y, y1, *slopes = (state[i * size : (i + 1) * size] for i in range(n))
         if self.save is None:
-            return dense_row(t, t + h, y, explicit.polynomial(self.method, y, None, slopes))
+            return dense_row(t, t + h, y, weighted.polynomial(self.method, y, None, slopes))
         if not self.is_timed:
             return (t + h, *self.save(t + h, theta, y1))
         x = position(query[0] - t0 - direction(t0, t1) * row[0], h)
-        return self.save(query[0], theta, explicit.interpolate(self.method, y, y1, None, slopes, x))
+        return self.save(query[0], theta, weighted.interpolate(self.method, y, y1, None, slopes, x))
 
 
 def position(elapsed, h):
@@ -113,8 +127,8 @@ def dense_row(t, t1, y, columns):
 class Program:
     """One step as a function of (row, parameters, state), and the outputs it can give."""
 
-    method: ExplicitTableau
-    slope: LaneFunction
+    method: Tableau
+    scheme: Scheme
     outputs: tuple[LaneFunction, ...]
     uses_slopes: tuple[bool, ...]  # for each kind of output: see `Output`
     output_shapes: tuple[tuple[jax.ShapeDtypeStruct, ...], ...]  # of one lane, for each kind of output
@@ -127,7 +141,7 @@ class Program:
         """The program of `size` lanes."""
         return replace(
             self,
-            slope=Lanes(self.slope, params_axes),
+            scheme=self.scheme.in_lanes(params_axes),
             outputs=tuple(Lanes(fn, params_axes) for fn in self.outputs),
             lanes=(size, *self.lanes),
             params_axes=(params_axes, *self.params_axes),
@@ -157,13 +171,12 @@ class Program:
 
     def doubled(self, params_active, query_active):
         """The program of states beside their tangents; `query_active` is one tuple for each output."""
-        slope = Doubled(self.slope, params_active, ())
         outputs = tuple(
             Doubled(fn, params_active, active) for fn, active in zip(self.outputs, query_active, strict=True)
         )
         return replace(
             self,
-            slope=slope,
+            scheme=self.scheme.doubled(params_active),
             outputs=outputs,
             n_doublings=self.n_doublings + 1,
             output_shapes=tuple(shapes + shapes for shapes in self.output_shapes),
@@ -172,27 +185,12 @@ class Program:
 
     def advance(self, row, params, y):
         """The new state of a step, and the slopes it is made of."""
-        slope = self.slope_at(row, params)
-        return explicit.advance(self.method, slope, y, None, slope(0.0, y))
+        return self.scheme.advance(row, params, y)
 
     def more_slopes(self, row, params, y, y1, slopes):
         """All slopes of a step, those that only outputs need included."""
-        slope = self.slope_at(row, params)
-        return explicit.extra_stages(self.method, slope, y, None, [*slopes, slope(1.0, y1)])
-
-    def slope_at(self, row, params):
-        """The slope as a function of (c, y)."""
-        return lambda c, y: self.slope((*row, jnp.asarray(c, row[0].dtype)), params, y, ())
+        return self.scheme.more_slopes(row, params, y, y1, slopes)
 
     def output(self, kind, row, params, states, query):
         """One output from (y, y1, *slopes)."""
-        return self.outputs[kind](row, params, _in_a_row(states, self.n_doublings), query)
-
-
-def _in_a_row(states, n_doublings):
-    """States one after another; of doubled ones all first halves, then all second halves."""
-    if n_doublings == 0:
-        return tuple(leaf for state in states for leaf in state)
-    size = len(states[0]) // 2
-    halves = [state[:size] for state in states], [state[size:] for state in states]
-    return tuple(leaf for half in halves for leaf in _in_a_row(half, n_doublings - 1))
+        return self.outputs[kind](row, params, in_a_row(states, self.n_doublings), query)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from odejax.core import rows
 from odejax.core.flow import run_if, while_loop
 from odejax.derivative.program import dense_row, position
-from odejax.stepping import explicit
+from odejax.stepping import explicit, weighted
 
 
 class Emitted(NamedTuple):
@@ -40,7 +40,7 @@ def emit(loop, kind, old, emitted, step, is_accepted, n):
     t1 = jnp.where(step.s1 == loop.length, loop.t1, t + step.h)
     if output.save is None:
         slopes = _with_extra(loop, old, step, t)
-        columns = explicit.polynomial(loop.method, old.y, step.h, slopes)
+        columns = weighted.polynomial(loop.method, old.y, step.unit, slopes)
         values = dense_row(t, t1, old.y, columns)
     else:
         values = (t1, *output.save((t1,), loop.params, step.y1, ()))
@@ -70,7 +70,7 @@ def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
 
         def emit_one(emitted):
             theta = loop.settle_slope(position(loop.sign * (emitted.next - step.s), step.h))
-            y = explicit.interpolate(loop.method, old.y, step.y1, step.h, slopes, theta, loop.settle_slope)
+            y = weighted.interpolate(loop.method, old.y, step.y1, step.unit, slopes, theta, loop.settle_slope)
             values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
             mask, after = is_due(emitted), emitted.count + 1
             later = jnp.where(after < output.count, rows.read_each(times, after), jnp.inf)

@@ -17,7 +17,7 @@ from odejax.derivative.program import direction
 from odejax.derivative.record import Record, next_stop
 from odejax.integrate import emit, progress
 from odejax.integrate.state import Carry, Solved, Stats, Step, Tape
-from odejax.stepping import controller, error, explicit
+from odejax.stepping import controller, error
 
 LAST_STEP_STRETCH = 1.01  # a step this close to its end is stretched to it
 SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
@@ -60,7 +60,7 @@ class Loop:
         h, n_evals = self._first_step(y, k)
         zero = jnp.zeros_like(self.t0)
         count = jnp.zeros(self.t0.shape, jnp.int32)
-        stats = Stats(count, count, count + n_evals, jnp.full_like(zero, jnp.inf), zero)
+        stats = Stats(count, count, count + n_evals, count, count, count, jnp.full_like(zero, jnp.inf), zero)
         outputs = tuple(
             emit.init(self.plan, kind, times, self.plan.is_recorded) for kind, times in enumerate(self.times)
         )
@@ -68,7 +68,7 @@ class Loop:
             zero,
             h,
             y,
-            k,
+            self.plan.attempt.init(self, k),
             controller.init(zero),
             begin.astype(jnp.int32),
             is_finite,
@@ -116,13 +116,8 @@ class Loop:
 
     def step(self, old, is_running):
         s, (s1, code) = old.s, settle(self._end_of_step(old))
-        t, h = self.t0 + self.sign * s, leaves.select(is_running, self.sign * (s1 - s), jnp.zeros_like(s))
-
-        def slope(c, y):
-            return self.settle_slope(self.field(t + c * h, self.settle_stage(y)))
-
-        y1, slopes = explicit.step(self.method, slope, old.y, h, old.k)
-        return Step(s, s1, code, h, y1, slopes)
+        h = leaves.select(is_running, self.sign * (s1 - s), jnp.zeros_like(s))
+        return Step(s, s1, code, h, *self.plan.attempt(self, old.y, s, s1, h, old.kept))
 
     def _end_of_step(self, old):
         """Where the next step ends, and the code that says so."""
@@ -140,17 +135,24 @@ class Loop:
         """(accept?, next size, memory, was the attempt finite?)"""
         if not self.plan.is_adaptive:
             is_finite = leaves.is_finite(step.y1, self.t0.ndim)
-            return is_finite, old.h, old.memory, is_finite
+            is_accepted = is_finite if step.retry is None else is_finite & (step.retry == 0)
+            return is_accepted, old.h, old.memory, is_finite
         numbers, method = self.numbers, self.method
-        ratio = error.squared_ratio(method, old.y, step.y1, step.h, step.slopes, numbers.rtol, numbers.atol)
+        ratio = error.squared_ratio(old.y, step.y1, step.errors, step.h, numbers.rtol, numbers.atol)
         size = step.s1 - step.s
+        if step.retry is not None:
+            ratio = jnp.where(step.retry == 0, ratio, jnp.inf)
         is_accepted, h, memory = controller.control(
             numbers.controller, method.error_order + 1, ratio, size, old.memory
         )
         h = jnp.where(
             is_accepted & (step.code == codes.INFINITE), jnp.maximum(h, old.h), h
         )  # it was cut at a stop
-        return is_accepted, jnp.maximum(h, self._smallest_step(old.s)), memory, jnp.isfinite(ratio)
+        is_finite = jnp.isfinite(ratio)
+        if step.retry is not None:
+            h = jnp.where(step.retry == 0, h, step.retry * size)
+            is_finite |= step.retry > 0
+        return is_accepted, jnp.maximum(h, self._smallest_step(old.s)), memory, is_finite
 
     def _smallest_step(self, s):
         """The least that is tried: `min_step`, or what still advances time."""
@@ -196,19 +198,27 @@ class Loop:
         )
 
     def _next_state(self, old, step, is_accepted):
-        y1, k1 = step.y1, step.slopes[self.method.n_stages]
         if not self.plan.is_adaptive and not self.plan.lanes:
-            return y1, k1  # a step of given size is only refused when that ends the solve
-        return leaves.where(is_accepted, y1, old.y), leaves.where(is_accepted, k1, old.k)
+            return step.y1, step.if_accepted  # a step of given size is only refused when that ends the solve
+
+        def choose(new, other):
+            return jnp.where(leaves.along(is_accepted, new), new, other)
+
+        kept = jax.tree.map(choose, step.if_accepted, step.if_rejected)
+        return leaves.where(is_accepted, step.y1, old.y), kept
 
     def _count(self, old, step, is_running, is_accepted, outputs):
         stats, size = old.stats, step.s1 - step.s
         is_smallest = is_accepted & (size < stats.min_step) & (step.s1 < self.length)
-        n_evals = self.method.n_stages + self.method.n_extra * emit.needs_extra(self, old, outputs)
+        work = step.work
+        f_evals = work.f_evals + self.method.n_extra * emit.needs_extra(self, old, outputs)
         return Stats(
             stats.num_accepted + is_accepted,
             stats.num_rejected + (~is_accepted & is_running),
-            stats.num_f_evals + n_evals * is_running,
+            stats.num_f_evals + f_evals * is_running,
+            stats.num_jac_evals + work.jac_evals * is_running,
+            stats.num_factorizations + work.factorizations * is_running,
+            stats.num_newton_iterations + work.newton_iterations * is_running,
             jnp.where(is_smallest, size, stats.min_step),
             jnp.where(is_smallest, self.t0 + self.sign * step.s, stats.min_step_at),
         )
@@ -220,6 +230,8 @@ class Loop:
             is_stuck = ~is_accepted
         is_stuck |= (step.s1 <= step.s) & (self.length > 0)
         reason = jnp.where(is_finite, Status.STEP_UNDERFLOW, Status.NON_FINITE)
+        if step.retry is not None:
+            reason = jnp.where(step.retry > 0, Status.NO_CONVERGENCE, reason)
         new = jnp.where(is_stuck, reason, Status.RUNNING)
         n_attempts = stats.num_accepted + stats.num_rejected
         new = jnp.where(
@@ -250,5 +262,6 @@ class Loop:
             )
         outputs = tuple(e.buffers for e in carry.outputs)
         has_begun = carry.status != Status.NON_FINITE_START
-        y, k = leaves.where(has_begun, carry.y, self.y0), leaves.where(has_begun, carry.k, self.k0)
+        y = leaves.where(has_begun, carry.y, self.y0)
+        k = leaves.where(has_begun, self.plan.attempt.slope(self, carry), self.k0)
         return Solved(y1, outputs, t1, y, k, carry.status, carry.stats, counts, record)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from odejax.core.transform import LaneFunction, Lanes
 from odejax.derivative.program import JaxprFunction, Program
+from odejax.integrate.attempt import Attempt
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Plan:
 
     program: Program
     field: LaneFunction
+    attempt: Attempt
     outputs: tuple[Output, ...]
     capacity: Capacity  # of the record of each lane
     is_adaptive: bool
@@ -101,6 +103,7 @@ class Plan:
             self,
             program=self.program.in_lanes(size, params_axes),
             field=wrap(self.field),
+            attempt=self.attempt.in_lanes(params_axes),
             outputs=tuple(replace(o, save=wrap(o.save)) for o in self.outputs),
         )
 

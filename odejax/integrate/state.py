@@ -1,6 +1,6 @@
 """What the loop carries, what it is given and what it gives."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -26,6 +26,9 @@ class Stats(NamedTuple):
     num_accepted: jax.Array
     num_rejected: jax.Array
     num_f_evals: jax.Array
+    num_jac_evals: jax.Array
+    num_factorizations: jax.Array
+    num_newton_iterations: jax.Array
     min_step: jax.Array  # size of the smallest accepted step, but for the one that ends on t1
     min_step_at: jax.Array  # the time it started from
 
@@ -53,6 +56,15 @@ class Tape(NamedTuple):
     states: tuple[Rows, ...]  # and one row more, for those not kept
 
 
+class Work(NamedTuple):
+    """What an attempt costs, lane by lane or for all."""
+
+    f_evals: Any
+    jac_evals: Any = 0
+    factorizations: Any = 0
+    newton_iterations: Any = 0
+
+
 class Step(NamedTuple):
     """An attempted step."""
 
@@ -62,6 +74,12 @@ class Step(NamedTuple):
     h: jax.Array  # signed
     y1: tuple[jax.Array, ...]
     slopes: list[tuple[jax.Array, ...]]
+    unit: jax.Array | None  # what slopes must be multiplied by; None: they are
+    errors: list[tuple[jax.Array, ...]]
+    if_accepted: Any  # what the next attempt is handed, if this one is accepted
+    if_rejected: Any
+    work: Work
+    retry: jax.Array | None = None  # by how much to change a step whose equations were not solved; else 0
 
 
 class Carry(NamedTuple):
@@ -70,7 +88,7 @@ class Carry(NamedTuple):
     s: jax.Array
     h: jax.Array  # wanted size of the next step, unsigned
     y: tuple[jax.Array, ...]
-    k: tuple[jax.Array, ...]  # f(t, y)
+    kept: Any  # what the last attempt hands to the next
     memory: Memory
     status: jax.Array
     was_finite: jax.Array  # was the last error estimate finite?

@@ -5,7 +5,6 @@ from functools import reduce
 import jax.numpy as jnp
 
 from odejax.core import leaves
-from odejax.stepping import explicit
 
 FIRST_TRIAL = 1e-6  # of the span, when y0 or f(t0, y0) tells no scale
 THIRD_ORDER_WEIGHT = 0.01  # of the second error row of DOP853
@@ -27,7 +26,7 @@ def sum_of_squares(state, scales, n_lane_axes):
     return reduce(jnp.add, [(r * r).sum(axis=tuple(range(n_lane_axes, r.ndim))) for r in ratios])
 
 
-def squared_ratio(method, y, y1, h, slopes, rtol, atol):
+def squared_ratio(y, y1, errors, h, rtol, atol):
     """The mean square of error / tolerance, lane by lane; at most 1 means accept.
 
     Two rows of errors are combined as in DOP853: |e5|^4 / (|e5|^2 + 0.01 |e3|^2).
@@ -35,7 +34,7 @@ def squared_ratio(method, y, y1, h, slopes, rtol, atol):
     n_lane_axes = h.ndim
     size = sum(leaf.size for leaf in y) // max(h.size, 1)
     scales = scale(y, y1, rtol, atol)
-    sums = [sum_of_squares(e, scales, n_lane_axes) for e in explicit.errors(method, h, slopes)]
+    sums = [sum_of_squares(e, scales, n_lane_axes) for e in errors]
     if len(sums) == 1:
         return (sums[0] / size).astype(h.dtype)
     e5, e3 = sums

@@ -11,7 +11,7 @@ from odejax.tableaus.rosenbrock_tableau import RosenbrockTableau
 from odejax.tableaus.tableau import ExplicitTableau
 from odejax.tableaus.verner import Vern7, Vern9
 
-_ALL = (
+_EXPLICIT = (
     Euler, Heun, Midpoint, Ralston, SSPRK3, Bosh3, RK4, CashKarp, Dopri5, Tsit5,
     Vern7, DOP853, Vern9,
 )  # fmt: skip
@@ -21,15 +21,13 @@ _STIFF = (
     Rosenbrock23, Rodas4, Rodas5P,
 )  # fmt: skip
 
-METHODS: dict[str, ExplicitTableau] = {tableau.name: tableau for tableau in _ALL}
-STIFF_METHODS: dict[str, DIRKTableau | RosenbrockTableau] = {tableau.name: tableau for tableau in _STIFF}
+METHODS: dict[str, Tableau] = {tableau.name: tableau for tableau in (*_EXPLICIT, *_STIFF)}
 
 __all__ = [
     "DOP853",
     "METHODS",
     "RK4",
     "SSPRK3",
-    "STIFF_METHODS",
     "TRBDF2",
     "Bosh3",
     "CashKarp",

@@ -1,0 +1,69 @@
+"""Implicit steps as functions of (row, parameters, state): y1 and all slopes, which are increments."""
+
+from dataclasses import dataclass
+
+import jax
+from jax import lax
+
+from odejax.core import leaves
+from odejax.core.flow import settle
+from odejax.derivative.program import JaxprFunction, step_times
+from odejax.derivative.scheme import in_a_row
+from odejax.linalg.system import System
+from odejax.stepping import dirk, rosenbrock
+from odejax.tableaus import DIRKTableau, RosenbrockTableau
+
+
+@dataclass(frozen=True)
+class RosenbrockStep:
+    """A step of a Rosenbrock method."""
+
+    method: RosenbrockTableau
+    f: JaxprFunction
+    system: System
+
+    def __call__(self, row, params, state, query):
+        t0, t1, *theta = params
+        t, h = step_times(row, t0, t1)
+        system = self.system
+
+        def slope(c, packed):
+            k = self.f(t + c * h, theta, system.unpack(packed))
+            return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
+
+        is_autonomous = not self.f.depends_on_time
+        y1, increments = rosenbrock.step(
+            self.method, system, slope, system.pack(state), t.dtype, is_autonomous
+        )
+        return in_a_row(map(system.unpack, [y1, *increments]), 0)
+
+
+@dataclass(frozen=True)
+class DIRKStep:
+    """A step of a diagonally implicit method, its stages solved to the last digits."""
+
+    method: DIRKTableau
+    f: JaxprFunction
+    system: System
+
+    @property
+    def stage(self):
+        return dirk.Stage(self.f, self.system, 1 / self.method.GAMMA)
+
+    def start(self, row, params, state):
+        """The point where the step starts."""
+        t0, t1, *theta = params
+        t, h = step_times(row, t0, t1)
+        return dirk.Point(t, h, tuple(theta), self.system.pack(state))
+
+    def __call__(self, row, params, state, query):
+        stage, point = self.stage, self.start(row, params, state)
+        fixed = jax.tree.map(lax.stop_gradient, point)
+        matrix = self.system.shifted(stage.jacobian(fixed, fixed.base), stage.shift_of(fixed.base))
+        factors = settle(self.system.factor(matrix))
+
+        def solve_stage(of_stage, guess):
+            return settle(dirk.root(stage, of_stage, factors, guess))
+
+        y1, increments = dirk.step(self.method, stage, point, solve_stage)
+        return in_a_row(map(self.system.unpack, [y1, *increments]), 0)

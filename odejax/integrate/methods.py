@@ -1,0 +1,26 @@
+"""From a method to how its steps are tried, and how they are made again."""
+
+from odejax.derivative.implicit import DIRKStep, RosenbrockStep
+from odejax.derivative.program import Slope
+from odejax.derivative.scheme import AtOnce, StageByStage
+from odejax.integrate.attempt import Explicit, Iterated, Replayed
+from odejax.integrate.newton import First, TriedStep
+from odejax.linalg.system import system_for
+from odejax.tableaus import DIRKTableau, ExplicitTableau, RosenbrockTableau, Tableau
+
+
+def scheme_and_attempt(method: Tableau, f, y0, is_adaptive):
+    """The scheme of a method for dy/dt = f of a state with the leaves `y0`, and the attempt at a step.
+
+    Steps of given size have no tolerance: their equations are solved to the last digits.
+    """
+    if isinstance(method, ExplicitTableau):
+        return StageByStage(method, Slope(f)), Explicit()
+    is_scalar = all(y.ndim == 0 for y in y0)
+    system = system_for(y0, f.pattern if is_scalar else None)
+    if isinstance(method, RosenbrockTableau):
+        return AtOnce(RosenbrockStep(method, f, system)), Replayed()
+    if isinstance(method, DIRKTableau):
+        step = DIRKStep(method, f, system)
+        return AtOnce(step), Iterated(First(step), TriedStep(step)) if is_adaptive else Replayed()
+    raise TypeError(f"`method` {method!r} is of an unknown kind.")

@@ -1,0 +1,188 @@
+"""Linear systems of a step, (d I - J) x = b with one Jacobian and many right-hand sides.
+
+A `System` says in which form implicit methods calculate with states, and how J is stored and factored. It
+is static; states, matrices and factors are tuples of arrays. Everything is of one lane.
+
+The solve has its own derivative: x' = W^-1 (b' - W' x). So the elimination is never differentiated, and the
+transposed solves of reverse mode use the same factors.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from odejax.core.flow import settle
+from odejax.linalg import inverse
+from odejax.linalg.inverse import cofactor_inverse
+
+Leaves = tuple[jax.Array, ...]
+
+
+@dataclass(frozen=True)
+class System(ABC):
+    """How matrices that act on a state are stored."""
+
+    @abstractmethod
+    def pack(self, state) -> Leaves:
+        """A state in the form in which it is calculated with."""
+
+    @abstractmethod
+    def unpack(self, packed) -> Leaves:
+        """The inverse of `pack`."""
+
+    @abstractmethod
+    def jacobian(self, fn, y) -> Leaves:
+        """The derivative of fn(y), of packed states, as a matrix."""
+
+    @abstractmethod
+    def shifted(self, jacobian, shift) -> Leaves:
+        """shift I - J."""
+
+    @abstractmethod
+    def factor(self, matrix) -> Leaves:
+        """What `apply` needs of a matrix: a tuple of arrays."""
+
+    @abstractmethod
+    def apply(self, factors, b) -> Leaves:
+        """The solution x of the system."""
+
+    @abstractmethod
+    def multiply(self, matrix, x) -> Leaves:
+        """The matrix times a packed state."""
+
+    def solver(self, jacobian, shift):
+        """A function b -> x that solves (shift I - J) x = b."""
+        matrix = self.shifted(jacobian, shift)
+        factors = settle(self.factor(jax.tree.map(lax.stop_gradient, matrix)))
+        return partial(_solve, self, matrix, factors)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _solve(system, matrix, factors, b):
+    return system.apply(factors, b)
+
+
+@_solve.defjvp
+def _solve_jvp(system, primals, tangents):
+    matrix, factors, b = primals
+    matrix_dot, _, b_dot = tangents
+    x = _solve(system, matrix, factors, b)
+    change = system.multiply(matrix_dot, x)
+    return x, _solve(system, matrix, factors, tuple(map(lax.sub, b_dot, change)))
+
+
+@dataclass(frozen=True)
+class Scalars(System):
+    """At most three scalars, with the zeros that the Jacobian always has."""
+
+    pattern: tuple[tuple[bool, ...], ...]  # where the Jacobian, or the identity, may be not 0
+
+    def pack(self, state):
+        return state
+
+    def unpack(self, packed):
+        return packed
+
+    def jacobian(self, fn, y):
+        n, columns = len(y), []
+        for j in range(n):
+
+            def of_one(x, j=j):
+                return fn((*y[:j], x, *y[j + 1 :]))
+
+            columns.append(jax.jvp(of_one, (y[j],), (jnp.ones_like(y[j]),))[1])
+        return tuple(columns[j][i] for i, j in self._places())
+
+    def shifted(self, jacobian, shift):
+        return tuple(shift - x if i == j else -x for (i, j), x in zip(self._places(), jacobian, strict=True))
+
+    def factor(self, matrix):
+        rows = cofactor_inverse(self._rows(matrix))
+        return tuple(jnp.zeros_like(matrix[0]) if x is None else x for row in rows for x in row)
+
+    def apply(self, factors, b):
+        n = len(b)
+        return tuple(inverse.multiply([factors[i * n : (i + 1) * n] for i in range(n)], b))
+
+    def multiply(self, matrix, x):
+        return tuple(inverse.multiply(self._rows(matrix), x))
+
+    def _places(self):
+        return [(i, j) for i, row in enumerate(self.pattern) for j, is_there in enumerate(row) if is_there]
+
+    def _rows(self, entries):
+        rows = [[None] * len(self.pattern) for _ in self.pattern]
+        for (i, j), x in zip(self._places(), entries, strict=True):
+            rows[i][j] = x
+        return rows
+
+
+@dataclass(frozen=True)
+class Dense(System):
+    """Any state, as one real vector: complex numbers are pairs, as f need not be analytic."""
+
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+
+    @property
+    def size(self):
+        return sum(leaf.size * (1 + _is_complex(leaf)) for leaf in self.leaves)
+
+    @property
+    def dtype(self):
+        return jnp.finfo(jnp.result_type(*(leaf.dtype for leaf in self.leaves))).dtype
+
+    def pack(self, state):
+        parts = []
+        for x in state:
+            parts += [x.real.ravel(), x.imag.ravel()] if _is_complex(x) else [x.ravel()]
+        return (jnp.concatenate([p.astype(self.dtype) for p in parts]),)
+
+    def unpack(self, packed):
+        sizes = [leaf.size * (1 + _is_complex(leaf)) for leaf in self.leaves]
+        out = []
+        for leaf, part in zip(self.leaves, lax.split(packed[0], sizes), strict=True):
+            if _is_complex(leaf):
+                part = lax.complex(part[: leaf.size], part[leaf.size :])
+            out.append(part.reshape(leaf.shape).astype(leaf.dtype))
+        return tuple(out)
+
+    def jacobian(self, fn, y):
+        def column(direction):
+            return jax.jvp(fn, (y,), ((direction,),))[1][0]
+
+        return (jax.vmap(column, out_axes=1)(np.eye(self.size, dtype=self.dtype)),)
+
+    def shifted(self, jacobian, shift):
+        (j,) = jacobian
+        return (shift * np.eye(self.size, dtype=j.dtype) - j,)
+
+    def factor(self, matrix):
+        if self.size <= inverse.LARGEST_ELIMINATED:
+            return (inverse.inverse(*matrix),)
+        return jax.scipy.linalg.lu_factor(*matrix)
+
+    def apply(self, factors, b):
+        if len(factors) == 1:
+            return (factors[0] @ b[0],)
+        return (jax.scipy.linalg.lu_solve(factors, b[0]),)
+
+    def multiply(self, matrix, x):
+        return (matrix[0] @ x[0],)
+
+
+def _is_complex(x):
+    return jnp.issubdtype(x.dtype, jnp.complexfloating)
+
+
+def system_for(leaves, pattern):
+    """The fastest way for a state of such leaves; `pattern` of its Jacobian if all are scalars."""
+    leaves = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    are_alike = len({x.dtype for x in leaves}) == 1 and not _is_complex(leaves[0])
+    if pattern is not None and are_alike and inverse.is_closed(len(leaves)):
+        return Scalars(pattern)
+    return Dense(leaves)

@@ -1,0 +1,133 @@
+"""One step of a diagonally implicit Runge-Kutta method: an equation to solve for each implicit stage.
+
+`field(t, theta, y)` is f, `system` says in which form it calculates with states.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from odejax.core import leaves
+from odejax.core.flow import while_loop
+from odejax.linalg.system import System
+
+MOST_ITERATIONS = 10  # of a stage when steps are tried
+MOST_TO_THE_END = 50  # and when they are made again
+FRACTION = 0.03  # of the tolerance that is left in a stage
+WORST_RATE = 0.9  # of convergence: more is divergence
+
+
+class Point(NamedTuple):
+    """What a stage depends on."""
+
+    t: jax.Array
+    h: jax.Array
+    theta: Any
+    base: tuple[jax.Array, ...]  # the part of the stage that is known, packed
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The equation of a stage Y: (Y - base) / gamma = h f(t, Y)."""
+
+    field: Any
+    system: System
+    shift: float  # 1 / gamma
+
+    def increment(self, point, y):
+        """h f(t, Y), packed."""
+        k = self.field(point.t, point.theta, self.system.unpack(y))
+        return self.system.pack(tuple(point.h.astype(leaves.real_dtype(x)) * x for x in k))
+
+    def residual(self, point, y):
+        known = leaves.combine(leaves.zeros_like(y), None, (self.shift, -self.shift), (y, point.base))
+        return tuple(map(lax.sub, known, self.increment(point, y)))
+
+    def jacobian(self, point, y):
+        return self.system.jacobian(partial(self.increment, point), y)
+
+    def solver(self, point, y):
+        return self.system.solver(self.jacobian(point, y), self.shift_of(y))
+
+    def shift_of(self, y):
+        return jnp.asarray(self.shift, leaves.real_dtype(y[0]))
+
+
+class Progress(NamedTuple):
+    """Of an iteration."""
+
+    y: tuple[jax.Array, ...]
+    change: jax.Array  # the size of the last change, relative to the scale
+    rate: jax.Array  # of convergence: the last change by the one before
+    n: jax.Array
+    is_going: jax.Array
+    has_converged: jax.Array
+
+
+def iterate(stage, point, factors, guess, rate, norm, tolerance, most):
+    """Newton's iteration with a matrix that is kept, until less than `tolerance` is left to change.
+
+    `rate` is what convergence is expected to be: if it is good enough, one iteration is.
+    """
+
+    def body(p):
+        change = stage.system.apply(factors, stage.residual(point, p.y))
+        y = tuple(map(lax.sub, p.y, change))
+        size = norm(change, y)
+        rate = jnp.where(p.n > 0, size / jnp.where(p.change > 0, p.change, 1), p.rate)
+        left = size * rate / jnp.maximum(1 - rate, 1 - WORST_RATE)
+        has_converged = (left <= tolerance) | (size == 0)
+        is_lost = ~jnp.isfinite(size) | ((p.n > 0) & (rate > WORST_RATE))
+        n = p.n + 1
+        return Progress(y, size, rate, n, ~has_converged & ~is_lost & (n < most), has_converged)
+
+    zero = norm(leaves.zeros_like(guess), guess)
+    start = Progress(guess, zero, rate, jnp.int32(0), jnp.isfinite(zero), jnp.zeros_like(zero, bool))
+    return while_loop(lambda p: p.is_going, body, start)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def root(stage, point, factors, guess):
+    """The stage, to the last digits that the iteration gives; NaN where it fails."""
+
+    def norm(change, y):
+        sizes = [jnp.abs(c) / (jnp.abs(x) + jnp.abs(x).max() + tiny) for c, x in zip(change, y, strict=True)]
+        return jnp.stack([s.max() for s in sizes]).max()
+
+    limits = jnp.finfo(leaves.real_dtype(guess[0]))
+    tiny, eps = limits.tiny, limits.eps
+    unknown = jnp.ones_like(tiny)
+    end = iterate(stage, point, factors, guess, unknown, norm, eps, MOST_TO_THE_END)
+    is_solved = end.change <= eps**0.5  # it ends in rounding errors
+    return tuple(jnp.where(is_solved, x, jnp.nan) for x in end.y)
+
+
+@root.defjvp
+def _root_jvp(stage, primals, tangents):
+    """By the implicit function theorem; the iteration is never differentiated."""
+    point, factors, guess = primals
+    y = root(stage, point, factors, guess)
+    change = jax.jvp(lambda p: stage.residual(p, y), (point,), (tangents[0],))[1]
+    return y, tuple(map(lax.neg, stage.solver(point, y)(change)))
+
+
+def step(tableau, stage, point, solve_stage):
+    """(y1, increments): `point` is that of the start, `solve_stage(point, guess)` solves a stage."""
+    t, h, theta, y = point
+    increments, last = [], y
+    rows = zip(tableau.C, tableau.A, tableau.PREDICTOR, tableau.IMPLICIT, strict=True)
+    for c, a, predictor, is_implicit in rows:
+        of_stage = Point(t + c * h, h, theta, leaves.combine(y, None, a, increments))
+        if is_implicit:
+            guess = leaves.combine(y, None, predictor, increments)
+            last = solve_stage(of_stage, guess)
+            difference = tuple(map(lax.sub, last, of_stage.base))
+            increments.append(tuple(leaves.times(x, stage.shift) for x in difference))
+        else:
+            increments.append(stage.increment(of_stage, of_stage.base))
+    y1 = last if tableau.is_stiffly_accurate else leaves.combine(y, None, tableau.B, increments)
+    return y1, increments

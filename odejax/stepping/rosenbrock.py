@@ -1,0 +1,32 @@
+"""One step of a Rosenbrock method: one linear system, one solve a stage, no iteration.
+
+`slope(c, y)` gives h f(t + c h, y).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from odejax.core import leaves
+from odejax.core.flow import settle
+
+
+def step(tableau, system, slope, y, time_dtype, is_autonomous):
+    """The new state, and the increments it is made of.
+
+    (I / gamma - h J) u_i = h f(t + c_i h, y + sum_j a_ij u_j) + g_i T + sum_j k_ij u_j,
+    with T = h^2 df/dt.
+    """
+    zero = jnp.zeros((), time_dtype)
+    jacobian = settle(system.jacobian(lambda y: slope(zero, y), y))
+    solve = system.solver(jacobian, jnp.asarray(1 / tableau.GAMMA, leaves.real_dtype(y[0])))
+    changes = None
+    if not is_autonomous:
+        changes = jax.jvp(lambda c: slope(c, y), (zero,), (jnp.ones_like(zero),))[1]
+    increments = []
+    for c, a, g, k in zip(tableau.C, tableau.A, tableau.G, tableau.K, strict=True):
+        b = slope(c, leaves.combine(y, None, a, increments))
+        b = leaves.combine(b, None, k, increments)
+        if changes is not None:
+            b = leaves.combine(b, None, (g,), (changes,))
+        increments.append(settle(solve(settle(b))))
+    return leaves.combine(y, None, tableau.B, increments), increments
