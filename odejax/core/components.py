@@ -19,7 +19,6 @@ from jax import lax
 
 from odejax.core import jaxprs, movement
 from odejax.core.parts import as_parts, is_index, is_known, is_parts, known, leaves_of, pack, regroup, unpack
-from odejax.core.parts import known_indices as known_indices
 
 # fmt: off
 ELEMENTWISE = frozenset([

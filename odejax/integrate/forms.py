@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from odejax.core import components
 from odejax.core.components import Components
+from odejax.core.parts import is_parts, leaves_of, pack, regroup, unpack
 
 COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
 LARGEST = 4  # times as many numbers may an array have that f makes of them
@@ -16,7 +16,7 @@ BUDGET = 64  # operations of scalars that f may be made of: more take minutes to
 
 
 class Form(NamedTuple):
-    """Some arrays, of which those with parts are carried as scalars; see `components.leaves_of`."""
+    """Some arrays, of which those with parts are carried as scalars; see `parts.leaves_of`."""
 
     avals: tuple[jax.ShapeDtypeStruct, ...]
     largest: int  # numbers in an array that is carried as scalars
@@ -42,18 +42,15 @@ class Form(NamedTuple):
     def apart(self, arrays):
         """The arrays as they are carried."""
         carried = [
-            components.pack(x, a.dtype) if p is None else components.unpack(x)
+            pack(x, a.dtype) if p is None else unpack(x)
             for x, a, p in zip(arrays, self.avals, self.parts, strict=True)
         ]
-        return tuple(components.leaves_of(carried))
+        return tuple(leaves_of(carried))
 
     def together(self, leaves):
         """The arrays again; leaves may have leading axes, of rows and powers."""
-        groups = components.regroup(leaves, self.parts)
-        return [
-            self._join(g, a.shape) if components.is_parts(g) else g
-            for g, a in zip(groups, self.avals, strict=True)
-        ]
+        groups = regroup(leaves, self.parts)
+        return [self._join(g, a.shape) if is_parts(g) else g for g, a in zip(groups, self.avals, strict=True)]
 
     def spread(self, tolerances):
         """For each leaf that is carried its own tolerance."""
@@ -64,7 +61,7 @@ class Form(NamedTuple):
             elif tolerance.ndim == 0:
                 out += [tolerance] * parts.size
             else:
-                out += components.leaves_of([components.unpack(jnp.broadcast_to(tolerance, aval.shape))])
+                out += leaves_of([unpack(jnp.broadcast_to(tolerance, aval.shape))])
         return tuple(out)
 
     @staticmethod
