@@ -5,10 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from odejax.core.components import Components
-from odejax.core.parts import is_parts, leaves_of, pack, regroup, unpack
+from odejax.core.parts import leaves_of, pack, regroup, unpack
 
 COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
 LARGEST = 4  # times as many numbers may an array have that f makes of them
@@ -50,7 +49,7 @@ class Form(NamedTuple):
     def together(self, leaves):
         """The arrays again; leaves may have leading axes, of rows and powers."""
         groups = regroup(leaves, self.parts)
-        return [self._join(g, a.shape) if is_parts(g) else g for g, a in zip(groups, self.avals, strict=True)]
+        return [pack(g, a.dtype) for g, a in zip(groups, self.avals, strict=True)]
 
     def spread(self, tolerances):
         """For each leaf that is carried its own tolerance."""
@@ -63,12 +62,3 @@ class Form(NamedTuple):
             else:
                 out += leaves_of([unpack(jnp.broadcast_to(tolerance, aval.shape))])
         return tuple(out)
-
-    @staticmethod
-    def _join(parts, shape):
-        scalars = list(parts.ravel())
-        if not shape:
-            return scalars[0]
-        axis = scalars[0].ndim
-        joined = lax.concatenate([jnp.expand_dims(x, axis) for x in scalars], axis)
-        return joined.reshape(*scalars[0].shape, *shape)
