@@ -2,8 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import batching
 
 from odejax.derivative.record import Inputs, Record, Results
+
+
+def define_batching(primitive, batch):
+    """Gives a primitive the batching rule `batch(size, operands, **params)`, of `Mapped` operands."""
+
+    def rule(operands, axes, **params):
+        pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
+        size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
+        if size == 1:  # a single lane is faster alone
+            out = primitive.bind(*(p.alone() for p in pairs), **params)
+            return [jnp.expand_dims(x, 0) for x in out], [0] * len(out)
+        return batch(size, pairs, **params)
+
+    batching.primitive_batchers[primitive] = rule
 
 
 class Mapped:
