@@ -100,7 +100,7 @@ class Components:
             out = self._by_rule(name, equation, values)
         if out is None:
             values = [pack(v, atom.aval.dtype) for v, atom in zip(values, equation.invars, strict=True)]
-            out = _bind(equation, values)
+            out = jaxprs.bind(equation, values)
         return out
 
     def _has_rule(self, equation, values):
@@ -267,14 +267,8 @@ _CALLS = {"cond": _cond, "custom_jvp_call": _custom_jvp, "custom_vjp_call": _cus
 
 def _as_function(equation):
     """The types of an equation's operands, and the equation as a function of whole arrays."""
-    return _avals(equation.invars), lambda *arrays: tuple(_bind(equation, arrays))
+    return _avals(equation.invars), lambda *arrays: tuple(jaxprs.bind(equation, arrays))
 
 
 def _avals(atoms):
     return tuple(a.aval for a in atoms)  # mesh axes included, over which they vary under `shard_map`
-
-
-def _bind(equation, values):
-    params = equation.primitive.get_bind_params(equation.params)
-    out = equation.primitive.bind(*values, **params)
-    return out if equation.primitive.multiple_results else [out]
