@@ -8,7 +8,10 @@ from odejax.derivative.record import Inputs, Record, Results
 
 
 def define_batching(primitive, batch):
-    """Gives a primitive the batching rule `batch(size, operands, **params)`, of `Mapped` operands."""
+    """Gives a primitive a batching rule.
+
+    `batch(size, operands, **params)` of `Mapped` operands returns trees: the results and their lane axes.
+    """
 
     def rule(operands, axes, **params):
         pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
@@ -16,7 +19,7 @@ def define_batching(primitive, batch):
         if size == 1:  # a single lane is faster alone
             out = primitive.bind(*(p.alone() for p in pairs), **params)
             return [jnp.expand_dims(x, 0) for x in out], [0] * len(out)
-        return batch(size, pairs, **params)
+        return tuple(map(jax.tree.leaves, batch(size, pairs, **params)))
 
     batching.primitive_batchers[primitive] = rule
 
@@ -117,10 +120,6 @@ def static_in_lanes(static, size, params_mapped, record):
         program=static.program.in_lanes(size, axes),
         is_recorded=(is_mapped(record), *static.is_recorded),
     )
-
-
-def batched(out, out_axes):
-    return jax.tree.leaves(out), jax.tree.leaves(out_axes)
 
 
 def axes_of(tree, n_directions):

@@ -30,7 +30,7 @@ def solve(plan, inputs: Inputs, numbers: Numbers) -> Solved:
 
 
 def _describe(plan, inputs, describe: Callable[..., Any]) -> Any:
-    """A `Solved` of `describe(shape, dtype, lane_axis)` for each array; no axis: the same for all lanes."""
+    """A `Solved` of `describe(shape, dtype, lane_axis)` for each array."""
     lanes, time = plan.lanes, inputs.params[0].dtype
     count, real = describe(lanes, jnp.int32, 0), describe(lanes, time, 0)
     state = tuple(describe(y.shape, y.dtype, 0) for y in inputs.y0)
@@ -110,14 +110,7 @@ def _batch(size, operands, *, plan, in_tree):
     inputs = inputs_in_lanes(inputs, mapped, size)
     numbers = jax.tree.map(lambda x: x.to_shared(0), numbers)
     plan = plan.in_lanes(size, tuple(0 if m else None for m in mapped))
-    solved = solve(plan, inputs, numbers)
-    axes = jax.tree.leaves(_describe(plan, inputs, lambda *what: what[-1:]), is_leaf=_is_axis)
-    return jax.tree.leaves(solved), [axis for (axis,) in axes]
-
-
-def _is_axis(x):
-    """Is this (axis,), one of `_describe` as asked above?"""
-    return type(x) is tuple and len(x) == 1 and (x[0] is None or isinstance(x[0], int))
+    return solve(plan, inputs, numbers), _describe(plan, inputs, lambda *what: what[-1])
 
 
 _integrate_p = Primitive("odejax_integrate")
