@@ -80,15 +80,17 @@ class Components:
             return environment[atom]
 
         for equation in jaxpr.eqns:
+            values = [read(atom) for atom in equation.invars]
             with equation.ctx.manager:
-                if self._has_rule(equation, [read(atom) for atom in equation.invars]):
+                if has_rule := self._has_rule(equation, values):
                     for atom in jaxprs.variables(equation.invars):
                         environment[atom] = unpack(environment[atom])
-                out = self._results(equation, [read(atom) for atom in equation.invars])
+                    values = [read(atom) for atom in equation.invars]
+                out = self._results(equation, values, has_rule)
             environment.update(zip(equation.outvars, out, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _results(self, equation, values):
+    def _results(self, equation, values, has_rule):
         name = equation.primitive.name
         if name in INLINED:
             inner = equation.params[INLINED[name]]
@@ -96,7 +98,7 @@ class Components:
         out = None
         if name in _CALLS:
             out = _CALLS[name](self, equation, values)
-        elif self._has_rule(equation, values):
+        elif has_rule:
             out = self._by_rule(name, equation, values)
         if out is None:
             values = [pack(v, atom.aval.dtype) for v, atom in zip(values, equation.invars, strict=True)]
