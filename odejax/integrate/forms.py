@@ -36,7 +36,7 @@ class Form(NamedTuple):
     @property
     def parts(self):
         """Object arrays of the shapes of what is carried as scalars, None for the others."""
-        return [np.empty(a.shape, object) if a.size <= self.largest else None for a in self.avals]
+        return [np.empty(a.shape, object) if 0 < a.size <= self.largest else None for a in self.avals]
 
     def apart(self, arrays):
         """The arrays as they are carried."""
