@@ -158,53 +158,39 @@ def check(solution: Solution) -> Solution:
         equinox.EquinoxRuntimeError: inside `jit`, likewise.
     """
     if isinstance(solution.status, jax.core.Tracer):
-        return _check_traced(solution)
-    return _check_known(solution, jax.tree.map(_here, solution))
+        messages = [f"odejax.solve: {s.sentence}. Try this: {s.advice}." for s in Status]
+        is_failed = solution.status != Status.SUCCESS
+        return eqx.branched_error_if(solution, is_failed, jnp.max(solution.status), messages)
+    status = _here(solution.status)
+    if (status != Status.SUCCESS).any():
+        raise _error(solution, status)
+    return solution
 
 
 def _here(x):
     """The lanes of a result that this process has: under `jax.distributed` others have the rest."""
-    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.is_fully_addressable:
-        return x
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return np.asarray(x)
     shards = {s.index[0].start: s.data for s in x.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def _check_known(result, solution):
-    status = np.asarray(solution.status)
-    failed = np.argwhere(status != Status.SUCCESS)
-    if not len(failed):
-        return result
+def _error(solution, statuses):
+    """The error, in one plain sentence: what, at which t, which component, what to try."""
+    failed = np.argwhere(statuses != Status.SUCCESS)
     lane = tuple(failed[0])
-    raise SolveError(
-        _explain(solution, lane, len(failed), status.size),
-        Status(int(status[lane])),
-        float(np.asarray(solution.t1)[lane]),
-    )
-
-
-def _check_traced(solution):
-    messages = [f"odejax.solve: {s.sentence}. Try this: {s.advice}." for s in Status]
-    is_failed = solution.status != Status.SUCCESS
-    worst = jnp.max(solution.status)
-    return eqx.branched_error_if(solution, is_failed, worst, messages)
-
-
-def _explain(solution, lane, n_failed, n_lanes):
-    """One plain sentence: what, at which t, which component, what to try."""
-    status = Status(int(np.asarray(solution.status)[lane]))
-    t = float(np.asarray(solution.t1)[lane])
+    status, t = Status(int(statuses[lane])), float(_here(solution.t1)[lane])
     where = f"at t = {t:.9g}"
-    if n_lanes > 1:
-        where = (
-            f"in {n_failed} of {n_lanes} lanes, first in lane {lane if len(lane) > 1 else lane[0]}, {where}"
-        )
+    if statuses.size > 1:
+        index = lane[0] if len(lane) == 1 else lane
+        where = f"in {len(failed)} of {statuses.size} lanes, first in lane {index}, {where}"
     component = ""
     if status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NON_FINITE_START, Status.MAX_STEPS):
         component = _component(solution, lane)
-    steps = int(np.asarray(solution.stats.num_steps)[lane])
+    steps = jax.tree.map(_here, solution.stats).num_steps[lane]
     what = f"{status.sentence}{component}"
-    return f"odejax.solve failed {where}, after {steps} steps: {what}. Try this: {status.advice}."
+    message = f"odejax.solve failed {where}, after {steps} steps: {what}. Try this: {status.advice}."
+    return SolveError(message, status, t)
 
 
 def _component(solution, lane):
@@ -212,7 +198,7 @@ def _component(solution, lane):
     worst, name = -1.0, ""
     slopes = jax.tree.flatten_with_path(solution.f_reached)[0]
     for (path, k), y in zip(slopes, jax.tree.leaves(solution.y_reached), strict=True):
-        k, y = np.abs(np.asarray(k)[lane]), np.abs(np.asarray(y)[lane])
+        k, y = np.abs(_here(k)[lane]), np.abs(_here(y)[lane])
         with np.errstate(all="ignore"):
             rate = np.where(np.isfinite(k) & np.isfinite(y), k / (y + np.finfo(y.dtype).tiny), np.inf)
         rate = np.nan_to_num(rate, posinf=np.finfo(rate.dtype).max)

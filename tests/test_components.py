@@ -648,3 +648,8 @@ def test_save_fn_of_many_operations():
         return sum(jnp.sin(k * y) for k in range(100))
 
     assert solve(layered, Y3, (0.0, 0.1), save_fn=save_fn, **ONE_STEP).success
+
+
+def test_save_fn_of_an_array_without_numbers():
+    saved = solve(layered, Y3, (0.0, 0.1), save_fn=lambda t, y: (y, y[:0]), **ONE_STEP).ys
+    assert [x.shape for x in saved] == [(1, 3), (1, 0)]

@@ -19,7 +19,6 @@ from jax import lax
 
 from odejax.core import jaxprs, movement
 from odejax.core.parts import as_parts, is_index, is_known, is_parts, known, leaves_of, pack, regroup, unpack
-from odejax.core.parts import known_indices as known_indices
 
 # fmt: off
 ELEMENTWISE = frozenset([
@@ -81,15 +80,17 @@ class Components:
             return environment[atom]
 
         for equation in jaxpr.eqns:
+            values = [read(atom) for atom in equation.invars]
             with equation.ctx.manager:
-                if self._has_rule(equation, [read(atom) for atom in equation.invars]):
+                if has_rule := self._has_rule(equation, values):
                     for atom in jaxprs.variables(equation.invars):
                         environment[atom] = unpack(environment[atom])
-                out = self._results(equation, [read(atom) for atom in equation.invars])
+                    values = [read(atom) for atom in equation.invars]
+                out = self._results(equation, values, has_rule)
             environment.update(zip(equation.outvars, out, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _results(self, equation, values):
+    def _results(self, equation, values, has_rule):
         name = equation.primitive.name
         if name in INLINED:
             inner = equation.params[INLINED[name]]
@@ -97,11 +98,11 @@ class Components:
         out = None
         if name in _CALLS:
             out = _CALLS[name](self, equation, values)
-        elif self._has_rule(equation, values):
+        elif has_rule:
             out = self._by_rule(name, equation, values)
         if out is None:
             values = [pack(v, atom.aval.dtype) for v, atom in zip(values, equation.invars, strict=True)]
-            out = _bind(equation, values)
+            out = jaxprs.bind(equation, values)
         return out
 
     def _has_rule(self, equation, values):
@@ -268,14 +269,8 @@ _CALLS = {"cond": _cond, "custom_jvp_call": _custom_jvp, "custom_vjp_call": _cus
 
 def _as_function(equation):
     """The types of an equation's operands, and the equation as a function of whole arrays."""
-    return _avals(equation.invars), lambda *arrays: tuple(_bind(equation, arrays))
+    return _avals(equation.invars), lambda *arrays: tuple(jaxprs.bind(equation, arrays))
 
 
 def _avals(atoms):
     return tuple(a.aval for a in atoms)  # mesh axes included, over which they vary under `shard_map`
-
-
-def _bind(equation, values):
-    params = equation.primitive.get_bind_params(equation.params)
-    out = equation.primitive.bind(*values, **params)
-    return out if equation.primitive.multiple_results else [out]

@@ -32,12 +32,17 @@ def evaluate(equations, environment):
         elif _is_redundant_cast(equation, values):
             out = values
         else:
-            params = equation.primitive.get_bind_params(equation.params)
             with equation.ctx.manager:
-                out = equation.primitive.bind(*values, **params)
-            out = out if equation.primitive.multiple_results else [out]
+                out = bind(equation, values)
         environment.update(zip(equation.outvars, out, strict=True))
     return read
+
+
+def bind(equation, values):
+    """The results of an equation for other values."""
+    params = equation.primitive.get_bind_params(equation.params)
+    out = equation.primitive.bind(*values, **params)
+    return out if equation.primitive.multiple_results else [out]
 
 
 def evaluate_jaxpr(jaxpr, values):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax import lax
 
+from odejax.core import jaxprs
 from odejax.core.parts import is_index, is_known, known
 
 
@@ -135,9 +136,8 @@ def _numbers(parts):
 
 def _apply(equation, *operands):
     """The primitive itself, now, on numbers."""
-    params = equation.primitive.get_bind_params(equation.params)
     with jax.ensure_compile_time_eval():
-        return np.asarray(equation.primitive.bind(*operands, **params))
+        return np.asarray(*jaxprs.bind(equation, operands))
 
 
 RULES = {

@@ -36,7 +36,7 @@ def unpack(array):
 
 
 def pack(value, dtype):
-    """The array made of its scalars; what is an array is left as it is."""
+    """The array made of its scalars, which may have leading axes; what is an array is left as it is."""
     if not is_parts(value):
         return value
     scalars = [jnp.asarray(x, dtype) for x in value.ravel()]
@@ -44,7 +44,9 @@ def pack(value, dtype):
         return scalars[0]
     if not scalars:
         return jnp.zeros(value.shape, dtype)
-    return lax.reshape(lax.concatenate([lax.reshape(x, (1,)) for x in scalars], 0), value.shape)
+    leading = scalars[0].shape
+    joined = lax.concatenate([lax.reshape(x, (*leading, 1)) for x in scalars], len(leading))
+    return lax.reshape(joined, (*leading, *value.shape))
 
 
 def known(array):

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.core
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -19,7 +20,7 @@ class _Sizes(list):
 
 def count_lanes(tree):
     """The number of lanes that `jax.vmap` makes of these operands, where it is not hidden by a `jax.jit`."""
-    sizes, leaves = _Sizes(), [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    sizes, leaves = _Sizes(), [x for x in jax.tree.leaves(tree) if isinstance(x, jax.core.Tracer)]
     if leaves:
         _probe_p.bind(*leaves, sizes=sizes)
     return math.prod(sizes)

@@ -10,7 +10,7 @@ from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
-from odejax.derivative.by_block import origin, result_axes, walk
+from odejax.derivative.by_block import origin, walk
 from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
     Inputs,
@@ -29,19 +29,9 @@ def cotangents(static, record, inputs, results_bar, in_blocks):
     record = record_for(static, record)
     poison, y1_bar = _poison(record, results_bar, n_directions)
     results_bar = results_bar._replace(y1=y1_bar)
-    zeros = _zeros(inputs, active, n_directions, y1_bar)
-    bars = walk(
-        partial(_reverse, n_directions, active, n_scratch),
-        static,
-        record,
-        inputs,
-        results_bar,
-        result_axes(program, results_bar, n_directions),
-        zeros,
-        program.axes_of(zeros, active, n_directions),
-        in_blocks,
-        Grid.add,
-    )
+    zeros = partial(_zeros, inputs, active, n_directions, y1_bar)
+    fn = partial(_reverse, n_directions, active, n_scratch)
+    bars = walk(fn, static, record, inputs, results_bar, zeros, in_blocks, Grid.add)
     return _poisoned(program, bars, active, poison, n_directions)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from odejax.core import blocks, rows
 from odejax.core.blocks import Grid
 from odejax.core.rows import Rows, Window
-from odejax.derivative.record import Results
+from odejax.derivative.lanes import axes_of
+from odejax.derivative.record import Inputs
 
 
 class Steps(NamedTuple):
@@ -34,10 +35,10 @@ class Block(NamedTuple):
     inputs: Any
 
 
-def walk(fn, static, record, inputs, directions, directions_axes, init, init_axes, in_blocks, combine):
+def walk(fn, static, record, inputs, directions, init, in_blocks, combine):
     """`fn(block, directions)` of all lanes, or of one block after another.
 
-    Its results are put into `init`, or added to it, as `combine`, a method of `Grid`, does.
+    Its results are put into `init()`, or added to it, as `combine`, a method of `Grid`, does.
     """
     program = static.program
     grid = Grid.of(program.lanes, program.most_lanes, static.is_recorded)
@@ -46,7 +47,9 @@ def walk(fn, static, record, inputs, directions, directions_axes, init, init_axe
         return fn(Block(program, steps, inputs), directions)
     levels = tuple(range(len(program.lanes)))
     in_rows = tuple(level + 1 for level in levels)
+    first = init()
     input_axes = program.axes_of(inputs)
+    directions_axes, result_axes = _axes_of(static, directions), _axes_of(static, first)
 
     def one(place, total):
         def take(x, axes):
@@ -71,10 +74,19 @@ def walk(fn, static, record, inputs, directions, directions_axes, init, init_axe
         block = Block(program.of_block(grid), steps, blocks.tree_map(take, inputs, input_axes))
         out = fn(block, blocks.tree_map(take_own, directions, directions_axes))
         return blocks.tree_map(
-            lambda x, axes, part: combine(grid, x, part, axes, place), total, init_axes, out
+            lambda x, axes, part: combine(grid, x, part, axes, place), total, result_axes, out
         )
 
-    return grid.each(one, record.shift, init)
+    return grid.each(one, record.shift, first)
+
+
+def _axes_of(static, tree):
+    """Where active `Inputs` or `Results`, in each direction, have their lanes; see `blocks.Axes`."""
+    if isinstance(tree, Inputs):
+        return static.program.axes_of(tree, static.active, static.n_directions)
+    levels = range(len(static.program.lanes))
+    first = axes_of(tree, static.n_directions)
+    return jax.tree.map(lambda axis: tuple(axis + level for level in levels), first)
 
 
 def _steps(record, codes, states, is_own):
@@ -91,15 +103,6 @@ def _steps(record, codes, states, is_own):
         record.output_step,
         tuple(jnp.where(is_own, x, 0) for x in record.n_outputs),
         record.has_failed,
-    )
-
-
-def result_axes(program, results, n_directions):
-    """Where `Results` have their lanes."""
-    first = tuple(n_directions + level for level in range(len(program.lanes)))
-    in_rows = tuple(1 + axis for axis in first)
-    return Results(
-        jax.tree.map(lambda _: first, results.y1), jax.tree.map(lambda _: in_rows, results.outputs)
     )
 
 

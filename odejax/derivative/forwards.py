@@ -12,7 +12,7 @@ from odejax.core import leaves, rows
 from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, while_loop
 from odejax.core.transform import jvp
-from odejax.derivative.by_block import origin, result_axes, walk
+from odejax.derivative.by_block import origin, walk
 from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
     Results,
@@ -29,20 +29,13 @@ def tangents(static, record, inputs, inputs_dot, in_blocks):
     program, n_directions, active, *_ = static
     record = record_for(static, record)
     directions = inputs_dot.y0[0].shape[:n_directions]
-    outputs = tuple(_nan_outputs(program, kind, record, directions) for kind in range(len(program.outputs)))
-    empty = Results(inputs_dot.y0, outputs)
-    return walk(
-        partial(_tangents, n_directions, active),
-        static,
-        record,
-        inputs,
-        inputs_dot,
-        program.axes_of(inputs_dot, active, n_directions),
-        empty,
-        result_axes(program, empty, n_directions),
-        in_blocks,
-        Grid.put,
-    )
+
+    def empty():
+        kinds = range(len(program.outputs))
+        return Results(inputs_dot.y0, tuple(_nan_outputs(program, k, record, directions) for k in kinds))
+
+    fn = partial(_tangents, n_directions, active)
+    return walk(fn, static, record, inputs, inputs_dot, empty, in_blocks, Grid.put)
 
 
 def _tangents(n_directions, active, block, inputs_dot):

@@ -2,8 +2,26 @@
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import batching
 
 from odejax.derivative.record import Inputs, Record, Results
+
+
+def define_batching(primitive, batch):
+    """Gives a primitive a batching rule.
+
+    `batch(size, operands, **params)` of `Mapped` operands returns trees: the results and their lane axes.
+    """
+
+    def rule(operands, axes, **params):
+        pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
+        size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
+        if size == 1:  # a single lane is faster alone
+            out = primitive.bind(*(p.alone() for p in pairs), **params)
+            return [jnp.expand_dims(x, 0) for x in out], [0] * len(out)
+        return tuple(map(jax.tree.leaves, batch(size, pairs, **params)))
+
+    batching.primitive_batchers[primitive] = rule
 
 
 class Mapped:
@@ -104,20 +122,9 @@ def static_in_lanes(static, size, params_mapped, record):
     )
 
 
-def batched(out, out_axes):
-    return jax.tree.leaves(out), jax.tree.leaves(out_axes)
-
-
 def axes_of(tree, n_directions):
-    """Where the lane axis of each result is."""
-    d = n_directions
-    if isinstance(tree, Inputs):
-        first, second, rows = tree
-        parts = Inputs, ((d,) * len(first), (d,) * len(second), tuple((d + 1,) * len(q) for q in rows))
-    else:
-        first, rows = tree
-        parts = Results, ((d,) * len(first), tuple((d + 1,) * len(q) for q in rows))
-    return parts[0](*parts[1])
+    """Where the lane axis of each result is: in rows, behind the row axis."""
+    return _map_rows(lambda axis: axis + 1, jax.tree.map(lambda _: n_directions, tree))
 
 
 def mask_of(active, flags):
@@ -141,12 +148,12 @@ class Lift:
     def linear(self, tree):
         """Directions as lanes: in rows, behind the row axis."""
         d = len(self.sizes)
-        return self._map_rows(lambda x: jnp.moveaxis(x, d, 0), tree)
+        return _map_rows(lambda x: jnp.moveaxis(x, d, 0), tree)
 
     def back(self, tree):
         """Lanes as directions again."""
         d = len(self.sizes)
-        return self._map_rows(lambda x: jnp.moveaxis(x, 0, d), tree)
+        return _map_rows(lambda x: jnp.moveaxis(x, 0, d), tree)
 
     def shared(self, inputs, is_lifted):
         """Inputs that are the same in all directions; `is_lifted` says which parameters become lanes."""
@@ -161,7 +168,8 @@ class Lift:
         shape = (*x.shape[:position], *self.sizes, *x.shape[position + len(self.sizes) :])
         return jnp.broadcast_to(x, shape)
 
-    @staticmethod
-    def _map_rows(fn, tree):
-        *others, rows = tree
-        return type(tree)(*others, tuple(tuple(map(fn, leaves)) for leaves in rows))
+
+def _map_rows(fn, tree):
+    """`fn` of what `Inputs` or `Results` have in rows, their last field."""
+    *others, rows = tree
+    return type(tree)(*others, jax.tree.map(fn, rows))

@@ -227,7 +227,7 @@ def _tangent_batch(static, size, points, inputs_dot):
         static = static._replace(n_directions=static.n_directions + 1)
         record, inputs = lanes.values_of(points)
         out = tangent(static, record, inputs, lanes.to_directions(inputs_dot, size))
-        return lanes.batched(out, jax.tree.map(lambda _: 0, out))
+        return out, jax.tree.map(lambda _: 0, out)
     record, inputs = points
     d = static.n_directions
     dots_mapped = tuple(x.axis is not None for x in inputs_dot.params)
@@ -240,7 +240,7 @@ def _tangent_batch(static, size, points, inputs_dot):
     out = tangent(
         static, lanes.record_in_lanes(record), lanes.inputs_in_lanes(inputs, mapped, size), inputs_dot
     )
-    return lanes.batched(out, lanes.axes_of(out, d))
+    return out, lanes.axes_of(out, d)
 
 
 def _cotangent_batch(static, size, points, results_bar):
@@ -248,7 +248,7 @@ def _cotangent_batch(static, size, points, results_bar):
         static = static._replace(n_directions=static.n_directions + 1)
         record, inputs = lanes.values_of(points)
         out = cotangent(static, record, inputs, lanes.to_directions(results_bar, size))
-        return lanes.batched(out, jax.tree.map(lambda _: 0, out))
+        return out, jax.tree.map(lambda _: 0, out)
     record, inputs = points
     d = static.n_directions
     mapped = tuple(x.axis is not None or a for x, a in zip(inputs.params, static.active.params, strict=True))
@@ -257,7 +257,7 @@ def _cotangent_batch(static, size, points, results_bar):
     out = cotangent(
         static, lanes.record_in_lanes(record), lanes.inputs_in_lanes(inputs, mapped, size), results_bar
     )
-    return lanes.batched(out, lanes.axes_of(out, d))
+    return out, lanes.axes_of(out, d)
 
 
 def _curvature_batch(static, size, points, directions):
@@ -274,7 +274,7 @@ def _curvature_batch(static, size, points, directions):
         lanes.inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size),
         lanes.results_in_lanes(results_bar_dot, size, 0),
     )
-    return lanes.batched(out, lanes.axes_of(out, 0))
+    return out, lanes.axes_of(out, 0)
 
 
 _tangent_p = define(

@@ -6,13 +6,12 @@ The operands are the leaves of (points, directions); a map is linear in its dire
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from odejax.core.flow import same_variation
 from odejax.core.primitives import result_type
-from odejax.derivative.lanes import Mapped
+from odejax.derivative.lanes import define_batching
 
 
 def bind(primitive, static, points, directions, out_tree):
@@ -70,14 +69,8 @@ def define(name, run, shapes, jvp, transpose, batch):
         linear_bars = [b if ad.is_undefined_primal(x) else None for b, x in zip(bars, linear, strict=True)]
         return [None] * (len(operands) - n_linear) + linear_bars
 
-    def batch_rule(operands, axes, *, static, in_tree, n_linear):
-        pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
-        size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
-        if size == 1:  # a single lane is faster alone
-            alone = (p.alone() for p in pairs)
-            out = primitive.bind(*alone, static=static, in_tree=in_tree, n_linear=n_linear)
-            return [jnp.expand_dims(x, 0) for x in out], [0] * len(out)
-        return batch(static, size, *jax.tree.unflatten(in_tree, pairs))
+    def batch_rule(size, operands, *, static, in_tree, n_linear):
+        return batch(static, size, *jax.tree.unflatten(in_tree, operands))
 
     primitive.def_impl(impl)
     primitive.def_abstract_eval(abstract)
@@ -86,5 +79,5 @@ def define(name, run, shapes, jvp, transpose, batch):
         mlir.register_lowering(primitive, mlir.lower_fun(fn, multiple_results=True), platform=platform)
     ad.primitive_jvps[primitive] = jvp_rule
     ad.primitive_transposes[primitive] = transpose_rule
-    batching.primitive_batchers[primitive] = batch_rule
+    define_batching(primitive, batch_rule)
     return primitive

@@ -8,9 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from odejax.core import components, jaxprs
+from odejax.core import jaxprs
 from odejax.core.components import Components, TooLarge
 from odejax.core.flow import same_variation
+from odejax.core.parts import known_indices, regroup, unpack
 from odejax.derivative.program import JaxprFunction
 from odejax.integrate.forms import Form
 
@@ -67,11 +68,9 @@ def _apart(closed, operands, n_state, form, must_fit):
 
     def apart(evaluator, *values):
         whole = list(values[: len(before)])
-        whole[:n_consts] = [
-            components.known_indices(c, v) for c, v in zip(closed.consts, whole, strict=False)
-        ]
-        whole[n_consts] = components.unpack(whole[n_consts])
-        whole += components.regroup(values[len(before) :], form.parts)
+        whole[:n_consts] = [known_indices(c, v) for c, v in zip(closed.consts, whole, strict=False)]
+        whole[n_consts] = unpack(whole[n_consts])
+        whole += regroup(values[len(before) :], form.parts)
         out = evaluator.run(closed.jaxpr, whole)
         return Form.of(closed.out_avals, form.largest).apart(out)
 

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from odejax.core import components
 from odejax.core.components import Components
+from odejax.core.parts import leaves_of, pack, regroup, unpack
 
 COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
 LARGEST = 4  # times as many numbers may an array have that f makes of them
@@ -16,7 +15,7 @@ BUDGET = 64  # operations of scalars that f may be made of: more take minutes to
 
 
 class Form(NamedTuple):
-    """Some arrays, of which those with parts are carried as scalars; see `components.leaves_of`."""
+    """Some arrays, of which those with parts are carried as scalars; see `parts.leaves_of`."""
 
     avals: tuple[jax.ShapeDtypeStruct, ...]
     largest: int  # numbers in an array that is carried as scalars
@@ -37,23 +36,20 @@ class Form(NamedTuple):
     @property
     def parts(self):
         """Object arrays of the shapes of what is carried as scalars, None for the others."""
-        return [np.empty(a.shape, object) if a.size <= self.largest else None for a in self.avals]
+        return [np.empty(a.shape, object) if 0 < a.size <= self.largest else None for a in self.avals]
 
     def apart(self, arrays):
         """The arrays as they are carried."""
         carried = [
-            components.pack(x, a.dtype) if p is None else components.unpack(x)
+            pack(x, a.dtype) if p is None else unpack(x)
             for x, a, p in zip(arrays, self.avals, self.parts, strict=True)
         ]
-        return tuple(components.leaves_of(carried))
+        return tuple(leaves_of(carried))
 
     def together(self, leaves):
         """The arrays again; leaves may have leading axes, of rows and powers."""
-        groups = components.regroup(leaves, self.parts)
-        return [
-            self._join(g, a.shape) if components.is_parts(g) else g
-            for g, a in zip(groups, self.avals, strict=True)
-        ]
+        groups = regroup(leaves, self.parts)
+        return [pack(g, a.dtype) for g, a in zip(groups, self.avals, strict=True)]
 
     def spread(self, tolerances):
         """For each leaf that is carried its own tolerance."""
@@ -64,14 +60,5 @@ class Form(NamedTuple):
             elif tolerance.ndim == 0:
                 out += [tolerance] * parts.size
             else:
-                out += components.leaves_of([components.unpack(jnp.broadcast_to(tolerance, aval.shape))])
+                out += leaves_of([unpack(jnp.broadcast_to(tolerance, aval.shape))])
         return tuple(out)
-
-    @staticmethod
-    def _join(parts, shape):
-        scalars = list(parts.ravel())
-        if not shape:
-            return scalars[0]
-        axis = scalars[0].ndim
-        joined = lax.concatenate([jnp.expand_dims(x, axis) for x in scalars], axis)
-        return joined.reshape(*scalars[0].shape, *shape)

@@ -8,14 +8,14 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, mlir
 
 from odejax.core.codes import CODE
 from odejax.core.flow import same_variation
 from odejax.core.primitives import result_type
 from odejax.core.transform import select
 from odejax.derivative import linear_maps
-from odejax.derivative.lanes import Mapped, inputs_in_lanes
+from odejax.derivative.lanes import define_batching, inputs_in_lanes
 from odejax.derivative.linear_maps import Static
 from odejax.derivative.record import Active, Inputs, Record, Results
 from odejax.integrate.run import integrate
@@ -30,7 +30,7 @@ def solve(plan, inputs: Inputs, numbers: Numbers) -> Solved:
 
 
 def _describe(plan, inputs, describe: Callable[..., Any]) -> Any:
-    """A `Solved` of `describe(shape, dtype, lane_axis)` for each array; no axis: the same for all lanes."""
+    """A `Solved` of `describe(shape, dtype, lane_axis)` for each array."""
     lanes, time = plan.lanes, inputs.params[0].dtype
     count, real = describe(lanes, jnp.int32, 0), describe(lanes, time, 0)
     state = tuple(describe(y.shape, y.dtype, 0) for y in inputs.y0)
@@ -104,25 +104,13 @@ def _jvp(primals, tangents, *, plan, in_tree):
     return out, [*jax.tree.leaves(results_dot), *zeros]
 
 
-def _batch(operands, axes, *, plan, in_tree):
-    pairs = [Mapped(x, axis) for x, axis in zip(operands, axes, strict=True)]
-    size = next(p.value.shape[p.axis] for p in pairs if p.axis is not None)
-    if size == 1:  # a single lane is faster alone
-        out = _integrate_p.bind(*(p.alone() for p in pairs), plan=plan, in_tree=in_tree)
-        return [jnp.expand_dims(x, 0) for x in out], [0] * len(out)
-    inputs, numbers = jax.tree.unflatten(in_tree, pairs)
+def _batch(size, operands, *, plan, in_tree):
+    inputs, numbers = jax.tree.unflatten(in_tree, operands)
     mapped = (True, True, *(x.axis is not None for x in inputs.params[2:]))
     inputs = inputs_in_lanes(inputs, mapped, size)
     numbers = jax.tree.map(lambda x: x.to_shared(0), numbers)
     plan = plan.in_lanes(size, tuple(0 if m else None for m in mapped))
-    solved = solve(plan, inputs, numbers)
-    axes = jax.tree.leaves(_describe(plan, inputs, lambda *what: what[-1:]), is_leaf=_is_axis)
-    return jax.tree.leaves(solved), [axis for (axis,) in axes]
-
-
-def _is_axis(x):
-    """Is this (axis,), one of `_describe` as asked above?"""
-    return type(x) is tuple and len(x) == 1 and (x[0] is None or isinstance(x[0], int))
+    return solve(plan, inputs, numbers), _describe(plan, inputs, lambda *what: what[-1])
 
 
 _integrate_p = Primitive("odejax_integrate")
@@ -137,4 +125,4 @@ _lower, _lower_in_blocks = (
 mlir.register_lowering(_integrate_p, _lower)
 mlir.register_lowering(_integrate_p, _lower_in_blocks, platform="cpu")
 ad.primitive_jvps[_integrate_p] = _jvp
-batching.primitive_batchers[_integrate_p] = _batch
+define_batching(_integrate_p, _batch)

@@ -67,21 +67,11 @@ def count_lanes(on_progress, count):
         jax.debug.callback(on_progress, count)
 
 
-def _show_lanes(done, total):
-    from tqdm.auto import tqdm
-
-    if "ensemble" not in _bars:
-        _bars["ensemble"] = tqdm(total=total, desc="odejax", unit="lane")
-    bar = _bars["ensemble"]
-    bar.update(done - bar.n)
-    if done >= total:
-        _bars.pop("ensemble").close()
-
-
 def init(on_progress, like):
-    """Nothing told yet."""
-    is_told = on_progress is not None and not isinstance(on_progress, LanesDone)
-    return None if not is_told else jnp.zeros_like(like.min(), jnp.int32)
+    """The percent told so far, none; None if nothing is to be told."""
+    if on_progress is None or isinstance(on_progress, LanesDone):
+        return None
+    return jnp.zeros_like(like.min(), jnp.int32)
 
 
 def tell(on_progress, told, s, length, share):
@@ -89,8 +79,8 @@ def tell(on_progress, told, s, length, share):
 
     These lanes are a block; `share` says how many blocks were done before, of how many.
     """
-    if on_progress is None or isinstance(on_progress, LanesDone):
-        return told
+    if told is None:
+        return None
     fraction = jnp.where(length > 0, s / jnp.where(length > 0, length, 1.0), 1.0).min()
     fraction = (share[0] + fraction) / share[1]
     done = (UPDATES * fraction).astype(jnp.int32)
@@ -110,12 +100,20 @@ _bars: dict[str, Any] = {}
 
 
 def _show(fraction):
-    """One bar for all solves that run at a time: they are not told apart."""
+    _move("%", fraction, UPDATES)
+
+
+def _show_lanes(done, total):
+    _move("lane", done / total, total)
+
+
+def _move(unit, fraction, total):
+    """Moves a bar, one for all solves that run at a time: they are not told apart."""
     from tqdm.auto import tqdm
 
-    if "solve" not in _bars:
-        _bars["solve"] = tqdm(total=UPDATES, desc="odejax", unit="%")
-    bar = _bars["solve"]
-    bar.update(max(0, round(UPDATES * fraction) - bar.n))
+    if unit not in _bars:
+        _bars[unit] = tqdm(total=total, desc="odejax", unit=unit)
+    bar = _bars[unit]
+    bar.update(max(0, round(total * fraction) - bar.n))
     if fraction >= 1.0:
-        _bars.pop("solve").close()
+        _bars.pop(unit).close()
