@@ -23,6 +23,11 @@ class RosenbrockStep:
     system: System
 
     def __call__(self, row, params, state, query):
+        y1, increments, _ = self.packed(row, params, state)
+        return in_a_row(map(self.system.unpack, [y1, *increments]), 0)
+
+    def packed(self, row, params, state):
+        """(y1, increments, h J) as the system calculates with them."""
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
         system = self.system
@@ -32,10 +37,7 @@ class RosenbrockStep:
             return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
 
         is_autonomous = not self.f.depends_on_time
-        y1, increments = rosenbrock.step(
-            self.method, system, slope, system.pack(state), t.dtype, is_autonomous
-        )
-        return in_a_row(map(system.unpack, [y1, *increments]), 0)
+        return rosenbrock.step(self.method, system, slope, system.pack(state), t.dtype, is_autonomous)
 
 
 @dataclass(frozen=True)

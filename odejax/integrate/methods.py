@@ -3,10 +3,12 @@
 from odejax.derivative.implicit import DIRKStep, RosenbrockStep
 from odejax.derivative.program import Slope
 from odejax.derivative.scheme import AtOnce, StageByStage
+from odejax.derivative.switched import SwitchedStep
 from odejax.integrate.attempt import Explicit, Iterated, Replayed
 from odejax.integrate.newton import First, TriedStep
+from odejax.integrate.switched import Switched
 from odejax.linalg.system import system_for
-from odejax.tableaus import DIRKTableau, ExplicitTableau, RosenbrockTableau, Tableau
+from odejax.tableaus import DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching, Tableau
 
 
 def scheme_and_attempt(method: Tableau, f, y0, is_adaptive):
@@ -23,4 +25,7 @@ def scheme_and_attempt(method: Tableau, f, y0, is_adaptive):
     if isinstance(method, DIRKTableau):
         step = DIRKStep(method, f, system)
         return AtOnce(step), Iterated(First(step), TriedStep(step)) if is_adaptive else Replayed()
+    if isinstance(method, Switching):
+        step = SwitchedStep(method, f, system)
+        return AtOnce(step), Switched.of(step)
     raise TypeError(f"`method` {method!r} is of an unknown kind.")

@@ -9,7 +9,7 @@ transposed solves of reverse mode use the same factors.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,10 @@ class System(ABC):
     @abstractmethod
     def multiply(self, matrix, x) -> Leaves:
         """The matrix times a packed state."""
+
+    @abstractmethod
+    def bound(self, matrix, scales) -> jax.Array:
+        """A bound of its eigenvalues: the largest row sum, where components are measured by `scales`."""
 
     def solver(self, jacobian, shift):
         """A function b -> x that solves (shift I - J) x = b."""
@@ -111,6 +115,10 @@ class Scalars(System):
 
     def multiply(self, matrix, x):
         return tuple(inverse.multiply(self._rows(matrix), x))
+
+    def bound(self, matrix, scales):
+        sums = inverse.multiply(self._rows(tuple(map(jnp.abs, matrix))), scales)
+        return reduce(jnp.maximum, map(lax.div, sums, scales))
 
     def _places(self):
         return [(i, j) for i, row in enumerate(self.pattern) for j, is_there in enumerate(row) if is_there]
@@ -173,6 +181,9 @@ class Dense(System):
 
     def multiply(self, matrix, x):
         return (matrix[0] @ x[0],)
+
+    def bound(self, matrix, scales):
+        return (jnp.abs(matrix[0]) @ scales[0] / scales[0]).max()
 
 
 def _is_complex(x):

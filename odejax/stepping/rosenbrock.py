@@ -11,7 +11,7 @@ from odejax.core.flow import settle
 
 
 def step(tableau, system, slope, y, time_dtype, is_autonomous):
-    """The new state, and the increments it is made of.
+    """The new state, the increments it is made of, and h J.
 
     (I / gamma - h J) u_i = h f(t + c_i h, y + sum_j a_ij u_j) + g_i T + sum_j k_ij u_j,
     with T = h^2 df/dt.
@@ -29,4 +29,4 @@ def step(tableau, system, slope, y, time_dtype, is_autonomous):
         if changes is not None:
             b = leaves.combine(b, None, (g,), (changes,))
         increments.append(settle(solve(settle(b))))
-    return leaves.combine(y, None, tableau.B, increments), increments
+    return leaves.combine(y, None, tableau.B, increments), increments, jacobian
