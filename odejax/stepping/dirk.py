@@ -68,10 +68,11 @@ class Progress(NamedTuple):
     has_converged: jax.Array
 
 
-def iterate(stage, point, factors, guess, rate, norm, tolerance, most):
+def iterate(stage, point, factors, guess, rate, norm, tolerance, most, patience=jnp.inf):
     """Newton's iteration with a matrix that is kept, until less than `tolerance` is left to change.
 
-    `rate` is what convergence is expected to be: if it is good enough, one iteration is.
+    `rate` is what convergence is expected to be: if it is good enough, one iteration is. Slow convergence
+    ends the iteration only where changes are below `patience`.
     """
 
     def body(p):
@@ -81,7 +82,8 @@ def iterate(stage, point, factors, guess, rate, norm, tolerance, most):
         rate = jnp.where(p.n > 0, size / jnp.where(p.change > 0, p.change, 1), p.rate)
         left = size * rate / jnp.maximum(1 - rate, 1 - WORST_RATE)
         has_converged = (left <= tolerance) | (size == 0)
-        is_lost = ~jnp.isfinite(size) | ((p.n > 0) & (rate > WORST_RATE))
+        is_slow = (p.n > 0) & (rate > WORST_RATE)
+        is_lost = ~jnp.isfinite(size) | (is_slow & (size <= patience))
         n = p.n + 1
         return Progress(y, size, rate, n, ~has_converged & ~is_lost & (n < most), has_converged)
 
@@ -100,9 +102,10 @@ def root(stage, point, factors, guess):
 
     limits = jnp.finfo(leaves.real_dtype(guess[0]))
     tiny, eps = limits.tiny, limits.eps
+    enough = eps**0.5  # it ends in rounding errors; after a good guess changes grow before they shrink
     unknown = jnp.ones_like(tiny)
-    end = iterate(stage, point, factors, guess, unknown, norm, eps, MOST_TO_THE_END)
-    is_solved = end.change <= eps**0.5  # it ends in rounding errors
+    end = iterate(stage, point, factors, guess, unknown, norm, eps, MOST_TO_THE_END, enough)
+    is_solved = end.change <= enough
     return tuple(jnp.where(is_solved, x, jnp.nan) for x in end.y)
 
 
