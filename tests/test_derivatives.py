@@ -22,12 +22,11 @@ from problems import (
     decay,
     distance,
     flat,
-    naive_twin,
     network,
     oscillator,
     oscillator_exact,
-    recorded_steps,
 )
+from twins import naive_twin, recorded_steps
 
 LANES = 3
 CAPACITY = 48  # steps of the twin

@@ -25,10 +25,10 @@ from problems import (
     network,
     oscillator,
     oscillator_exact,
-    recorded_steps,
     reference,
     rotation,
 )
+from twins import recorded_steps
 
 Y0 = jnp.array([1.0, 1.0])
 

@@ -321,7 +321,7 @@ def test_same_value_is_the_same_method():
         assert again == tableau
         assert hash(again) == hash(tableau)
         assert replace(tableau, name="other") != tableau
-        assert tableau not in (*METHODS.values(), tableau.name)
+        assert tableau not in (METHODS["tsit5"], Rosenbrock23, tableau.name)
     assert repr(Kvaerno5) == "<DIRKTableau kvaerno5: order 5(4), 7 stages>"
     assert repr(Rodas5P) == "<RosenbrockTableau rodas5p: order 5(4), 8 stages>"
     assert repr(ImplicitMidpoint) == "<DIRKTableau implicit_midpoint: order 2, 1 stages>"
