@@ -65,7 +65,7 @@ class DIRKStep:
         factors = settle(self.system.factor(matrix))
 
         def solve_stage(of_stage, guess):
-            return settle(dirk.root(stage, of_stage, factors, guess))
+            return dirk.root(stage, of_stage, factors, guess), ()
 
-        y1, increments = dirk.step(self.method, stage, point, solve_stage)
+        y1, increments, _ = dirk.step(self.method, stage, point, solve_stage)
         return in_a_row(map(self.system.unpack, [y1, *increments]), 0)

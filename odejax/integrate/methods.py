@@ -7,11 +7,20 @@ from odejax.derivative.switched import SwitchedStep
 from odejax.integrate.attempt import Explicit, Iterated, Replayed
 from odejax.integrate.newton import First, TriedStep
 from odejax.integrate.switched import Switched
+from odejax.linalg.inverse import LARGEST_CLOSED
 from odejax.linalg.system import system_for
 from odejax.tableaus import DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching, Tableau
 
 
-def scheme_and_attempt(method: Tableau, f, y0, is_adaptive):
+def most_components(method: Tableau, wished):
+    """How many numbers may a state have that is carried as scalars?
+
+    Larger systems of equations are solved with whole arrays.
+    """
+    return wished if isinstance(method, ExplicitTableau) else min(wished, LARGEST_CLOSED)
+
+
+def scheme_and_attempt(method: Tableau, f, y0, n_lanes, is_adaptive):
     """The scheme of a method for dy/dt = f of a state with the leaves `y0`, and the attempt at a step.
 
     Steps of given size have no tolerance: their equations are solved to the last digits.
@@ -19,7 +28,7 @@ def scheme_and_attempt(method: Tableau, f, y0, is_adaptive):
     if isinstance(method, ExplicitTableau):
         return StageByStage(method, Slope(f)), Explicit()
     is_scalar = all(y.ndim == 0 for y in y0)
-    system = system_for(y0, f.pattern if is_scalar else None)
+    system = system_for(y0, f.pattern if is_scalar else None, n_lanes)
     if isinstance(method, RosenbrockTableau):
         return AtOnce(RosenbrockStep(method, f, system)), Replayed()
     if isinstance(method, DIRKTableau):

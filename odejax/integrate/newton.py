@@ -78,24 +78,22 @@ class TriedStep:
         kept, is_new_jacobian, are_new_factors = self._matrices(stage, point, kept)
         distance = jnp.abs(point.h - kept.h) / jnp.where(kept.h == 0, 1, jnp.abs(kept.h))
         expected = jnp.maximum(kept.rate**FORGETTING, distance.astype(kept.rate.dtype))
-        stages = []
 
         def norm(change, y):
             sizes = [jnp.square(c / s) for c, s in zip(change, scales, strict=True)]
             return jnp.sqrt(sum(x.sum() for x in sizes) / sum(x.size for x in sizes))
 
         def solve_stage(of_stage, guess):
-            stages.append(
-                dirk.iterate(
-                    stage, of_stage, kept.factors, guess, expected, norm, dirk.FRACTION, dirk.MOST_ITERATIONS
-                )
+            end = dirk.iterate(
+                stage, of_stage, kept.factors, guess, expected, norm, dirk.FRACTION, dirk.MOST_ITERATIONS
             )
-            return stages[-1].y
+            return end.y, (end.has_converged, end.rate, end.n)
 
-        y1, increments = dirk.step(step.method, stage, point, solve_stage)
+        y1, increments, (has_converged, rates, n_iterations) = dirk.step(
+            step.method, stage, point, solve_stage
+        )
         errors = self._errors(kept.factors, increments)
-        is_solved = jnp.stack([p.has_converged for p in stages]).all()
-        rate = jnp.stack([p.rate for p in stages]).max()
+        is_solved, rate = has_converged.all(), rates.max()
         used = kept._replace(rate=jnp.where(is_solved, rate, 1))
         return Tried(
             system.unpack(y1),
@@ -104,7 +102,7 @@ class TriedStep:
             used._replace(is_of_this_step=jnp.zeros_like(kept.is_there)),
             used._replace(is_of_this_step=kept.is_of_this_step),
             jnp.where(is_solved, 0.0, jnp.where(kept.is_of_this_step, SHRINK, 1.0)),
-            jnp.stack([p.n for p in stages]).sum(dtype=jnp.int32),
+            n_iterations.sum(dtype=jnp.int32),
             is_new_jacobian,
             are_new_factors,
         )

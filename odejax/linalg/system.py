@@ -27,6 +27,8 @@ Leaves = tuple[jax.Array, ...]
 class System(ABC):
     """How matrices that act on a state are stored."""
 
+    is_unrolled = False  # are steps made of it faster stage by stage than in a loop?
+
     @abstractmethod
     def pack(self, state) -> Leaves:
         """A state in the form in which it is calculated with."""
@@ -85,6 +87,7 @@ class Scalars(System):
     """At most three scalars, with the zeros that the Jacobian always has."""
 
     pattern: tuple[tuple[bool, ...], ...]  # where the Jacobian, or the identity, may be not 0
+    is_unrolled: bool = False
 
     def pack(self, state):
         return state
@@ -190,10 +193,10 @@ def _is_complex(x):
     return jnp.issubdtype(x.dtype, jnp.complexfloating)
 
 
-def system_for(leaves, pattern):
+def system_for(leaves, pattern, n_lanes):
     """The fastest way for a state of such leaves; `pattern` of its Jacobian if all are scalars."""
     leaves = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
     are_alike = len({x.dtype for x in leaves}) == 1 and not _is_complex(leaves[0])
     if pattern is not None and are_alike and inverse.is_closed(len(leaves)):
-        return Scalars(pattern)
+        return Scalars(pattern, is_unrolled=n_lanes > 1)
     return Dense(leaves)

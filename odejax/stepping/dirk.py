@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from odejax.core import leaves
 from odejax.core.flow import while_loop
 from odejax.linalg.system import System
+from odejax.stepping.rosenbrock import square
 
 MOST_ITERATIONS = 10  # of a stage when steps are tried
 MOST_TO_THE_END = 50  # and when they are made again
@@ -147,18 +149,35 @@ def _root_jvp(stage, primals, tangents):
 
 
 def step(tableau, stage, point, solve_stage):
-    """(y1, increments): `point` is that of the start, `solve_stage(point, guess)` solves a stage."""
+    """(y1, increments, what the solves tell): `solve_stage(point, guess)` gives a stage and what it tells.
+
+    `point` is that of the start. Stages are solved in a loop, with a single copy of f.
+    """
     t, h, theta, y = point
-    increments, last = [], y
-    rows = zip(tableau.C, tableau.A, tableau.PREDICTOR, tableau.IMPLICIT, strict=True)
-    for c, a, predictor, is_implicit in rows:
-        of_stage = Point(t + c * h, h, theta, leaves.combine(y, None, a, increments))
-        if is_implicit:
-            guess = leaves.combine(y, None, predictor, increments)
-            last = solve_stage(of_stage, guess)
-            difference = tuple(map(lax.sub, last, of_stage.base))
-            increments.append(tuple(leaves.times(x, stage.shift) for x in difference))
-        else:
-            increments.append(stage.increment(of_stage, of_stage.base))
+    n = tableau.n_stages
+
+    def at(c, a, increments):
+        return Point(t + c * h, h, theta, leaves.add(y, leaves.weigh(a, increments)))
+
+    def put(increments, i, new):
+        update = lax.dynamic_update_index_in_dim
+        return tuple(update(x, u, i, 0) for x, u in zip(increments, new, strict=True))
+
+    def one(increments, row):
+        i, c, a, predictor = row
+        of_stage = at(c, a, increments)
+        last, told = solve_stage(of_stage, leaves.add(y, leaves.weigh(predictor, increments)))
+        difference = tuple(map(lax.sub, last, of_stage.base))
+        return put(increments, i, (leaves.times(x, stage.shift) for x in difference)), (last, told)
+
+    increments = tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y)
+    first = tableau.IMPLICIT.index(True)
+    for i in range(first):
+        start = at(tableau.C[i], square(tableau.A)[i], increments)
+        increments = put(increments, i, stage.increment(start, start.base))
+    rows = np.arange(n), np.array(tableau.C), square(tableau.A), square(tableau.PREDICTOR)
+    increments, (stages, told) = lax.scan(one, increments, tuple(x[first:] for x in rows))
+    increments = [tuple(x[i] for x in increments) for i in range(n)]
+    last = tuple(x[-1] for x in stages)
     y1 = last if tableau.is_stiffly_accurate else leaves.combine(y, None, tableau.B, increments)
-    return y1, increments
+    return y1, increments, told
