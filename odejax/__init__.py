@@ -6,7 +6,7 @@ from odejax.ensemble import ensemble
 from odejax.ivp import solve
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
-from odejax.tableaus import METHODS, ExplicitTableau
+from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching
 
 __version__ = "0.1.0"
 
@@ -14,13 +14,16 @@ __all__ = [
     "METHODS",
     "Checkpoints",
     "ConstantStep",
+    "DIRKTableau",
     "ExplicitTableau",
     "PIController",
     "PIDController",
+    "RosenbrockTableau",
     "Solution",
     "SolveError",
     "Statistics",
     "Status",
+    "Switching",
     "check",
     "ensemble",
     "solve",
