@@ -80,7 +80,7 @@ class TriedStep:
         y, scales, kept = state
         step, system = self.step, self.step.system
         stage, point = step.stage, step.start(row, params, y)
-        scales = system.pack(scales)
+        scales = system.pack_sizes(scales)
         kept, is_new_jacobian, are_new_factors = self._matrices(stage, point, kept)
         distance = jnp.abs(point.h - kept.h) / jnp.where(kept.h == 0, 1, jnp.abs(kept.h))
         expected = jnp.maximum(kept.rate**FORGETTING, distance.astype(kept.rate.dtype))
