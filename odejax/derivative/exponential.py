@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core.transform import select
-from odejax.derivative.doubling import concatenate, instantiate, narrow, union_of, widen
-from odejax.derivative.lanes import batched, is_mapped
+from odejax.derivative.doubling import instantiate, narrow, union_of, widen
+from odejax.derivative.lanes import batched, inputs_in_lanes
 from odejax.derivative.linear_primitive import bind, define
 from odejax.derivative.record import Active, Inputs, select_inputs
 from odejax.linalg import taylor
@@ -62,6 +62,11 @@ def _inputs_tree(static, inputs):
     return jax.tree.structure(select_inputs(inputs, Active(static.active, ())))
 
 
+def _both(a, b):
+    """Each tuple of leaves followed by its counterpart."""
+    return Inputs(a.y0 + b.y0, a.params + b.params, ())
+
+
 # -- the maps
 
 
@@ -72,7 +77,7 @@ def _run_action(static, points, x, in_blocks):
 
 def _run_tangent(static, points, inputs_dot, in_blocks):
     scheme, inputs = points
-    both = concatenate(inputs, inputs_dot)
+    both = _both(inputs, inputs_dot)
     out = taylor.power(static.doubled().op, scheme.for_derivatives(), both.params, both.y0)
     return out[len(inputs.y0) :]
 
@@ -86,7 +91,7 @@ def _run_curvature(static, points, directions, in_blocks):
     scheme, inputs, w_bar = points
     inputs_dot, w_bar_dot = directions
     first = static.active + (False,) * sum(static.active)
-    both = concatenate(inputs, inputs_dot)
+    both = _both(inputs, inputs_dot)
     bars = _cotangents(static.doubled().op, static._replace(active=first), scheme, both, w_bar_dot + w_bar)
     return bars._replace(y0=bars.y0[: len(inputs.y0)])
 
@@ -137,7 +142,7 @@ def _tangent_jvp(static, points, inputs_dot, points_dot, inputs_dot_dot):
         widen(dot, inputs, wanted, union) for dot in (inputs_dot, instantiate(inputs_dot_dot))
     )
     static = static._replace(active=union.params).doubled()
-    both, both_dot = concatenate(inputs, inputs_dot), concatenate(inputs_x_dot, inputs_dot_dot)
+    both, both_dot = _both(inputs, inputs_dot), _both(inputs_x_dot, inputs_dot_dot)
     return _tangent(static, scheme, both, both_dot)[len(inputs.y0) :]
 
 
@@ -146,7 +151,9 @@ def _cotangent_jvp(static, points, w_bar, points_dot, w_bar_dot):
     wanted, union = _widened(static, points_dot)
     inputs_dot = instantiate(select_inputs(points_dot[1], union))
     static = static._replace(active=union.params)
-    return narrow(_curvature(static, scheme, inputs, w_bar, inputs_dot, instantiate(w_bar_dot)), union, wanted)
+    return narrow(
+        _curvature(static, scheme, inputs, w_bar, inputs_dot, instantiate(w_bar_dot)), union, wanted
+    )
 
 
 def _curvature_jvp(static, points, directions, points_dot, directions_dot):
@@ -160,9 +167,9 @@ def _curvature_jvp(static, points, directions, points_dot, directions_dot):
     out = _curvature(
         static._replace(active=union.params).doubled(),
         scheme,
-        concatenate(inputs, inputs_dot),
+        _both(inputs, inputs_dot),
         w_bar_dot + w_bar,
-        concatenate(inputs_x_dot, inputs_dot_dot),
+        _both(inputs_x_dot, inputs_dot_dot),
         w_bar_dot_dot + w_bar_x_dot,
     )
     first = Inputs(out.y0[: len(inputs.y0)], out.params[: sum(union.params)], ())
@@ -185,7 +192,8 @@ def _action_transpose(static, points, w_bar):
 
 
 def _tangent_transpose(static, points, w_bar):
-    return _cotangent(static, *points, tuple(w_bar))
+    scheme, inputs = points
+    return _cotangent(static, scheme, inputs, tuple(w_bar))
 
 
 def _cotangent_transpose(static, points, bars):
@@ -207,9 +215,8 @@ def _curvature_transpose(static, points, bars):
 def _action_batch(static, size, points, x):
     scheme, params = points
     mapped = tuple(p.axis is not None for p in params)
-    static = _static_in_lanes(static, mapped)
-    out = action(static.op, static.most, _scheme_in_lanes(scheme), _values(params), _in_lanes(x, size))
-    return _batched(out)
+    static, scheme, inputs = _in_lanes(static, scheme, Inputs(x, params, ()), mapped, size)
+    return _batched(action(static.op, static.most, scheme, inputs.params, inputs.y0))
 
 
 def _tangent_batch(static, size, points, inputs_dot):
@@ -219,41 +226,23 @@ def _tangent_batch(static, size, points, inputs_dot):
         p.axis is not None or (a and next(dots).axis is not None)
         for p, a in zip(inputs.params, static.active, strict=True)
     )
-    dots_mapped = select(mapped, static.active)
-    out = _tangent(
-        _static_in_lanes(static, mapped),
-        _scheme_in_lanes(scheme),
-        _inputs_in_lanes(inputs, mapped, size),
-        _inputs_in_lanes(inputs_dot, dots_mapped, size),
-    )
-    return _batched(out)
+    inputs_dot = inputs_in_lanes(inputs_dot, select(mapped, static.active), size)
+    return _batched(_tangent(*_in_lanes(static, scheme, inputs, mapped, size), inputs_dot))
 
 
 def _cotangent_batch(static, size, points, w_bar):
     scheme, inputs = points
-    mapped = _mapped_or_active(static, inputs)
-    out = _cotangent(
-        _static_in_lanes(static, mapped),
-        _scheme_in_lanes(scheme),
-        _inputs_in_lanes(inputs, mapped, size),
-        _in_lanes(w_bar, size),
-    )
-    return _batched(out)
+    lifted = _in_lanes(static, scheme, inputs, _mapped_or_active(static, inputs), size)
+    return _batched(_cotangent(*lifted, _states_in_lanes(w_bar, size)))
 
 
 def _curvature_batch(static, size, points, directions):
     scheme, inputs, w_bar = points
     inputs_dot, w_bar_dot = directions
-    mapped = _mapped_or_active(static, inputs)
-    out = _curvature(
-        _static_in_lanes(static, mapped),
-        _scheme_in_lanes(scheme),
-        _inputs_in_lanes(inputs, mapped, size),
-        _in_lanes(w_bar, size),
-        _inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size),
-        _in_lanes(w_bar_dot, size),
-    )
-    return _batched(out)
+    lifted = _in_lanes(static, scheme, inputs, _mapped_or_active(static, inputs), size)
+    w_bar, w_bar_dot = (_states_in_lanes(w, size) for w in (w_bar, w_bar_dot))
+    inputs_dot = inputs_in_lanes(inputs_dot, (True,) * len(inputs_dot.params), size)
+    return _batched(_curvature(*lifted, w_bar, inputs_dot, w_bar_dot))
 
 
 def _mapped_or_active(static, inputs):
@@ -261,58 +250,33 @@ def _mapped_or_active(static, inputs):
     return tuple(p.axis is not None or a for p, a in zip(inputs.params, static.active, strict=True))
 
 
-def _static_in_lanes(static, mapped):
-    return static._replace(op=Lanes(static.op, tuple(0 if m else None for m in mapped)))
+def _in_lanes(static, scheme, inputs, mapped, size):
+    """The points of a map in lanes: of one degree and number of steps, the largest of any."""
+    static = static._replace(op=Lanes(static.op, tuple(0 if m else None for m in mapped)))
+    degree, n_steps = (x.value if x.axis is None else x.value.max(x.axis) for x in scheme[:2])
+    scheme = taylor.Scheme(degree, n_steps, scheme.mu.to_shared(0))
+    return static, scheme, inputs_in_lanes(inputs, mapped, size)
 
 
-def _scheme_in_lanes(scheme):
-    """One degree and number of steps for all lanes, the largest."""
-    degree, n_steps, mu = scheme
-    degree, n_steps = (x.value if x.axis is None else x.value.max(x.axis) for x in (degree, n_steps))
-    return taylor.Scheme(degree, n_steps, mu.to_shared(0))
-
-
-def _inputs_in_lanes(inputs, mapped, size):
-    params = tuple(p.to(0, size) if m else p.value for p, m in zip(inputs.params, mapped, strict=True))
-    return Inputs(_in_lanes(inputs.y0, size), params, ())
-
-
-def _in_lanes(leaves, size):
+def _states_in_lanes(leaves, size):
     return tuple(x.to(0, size) for x in leaves)
-
-
-def _values(params):
-    return tuple(p.value if p.axis is None else p.to(0, 0) for p in params)
 
 
 def _batched(out):
     return batched(out, jax.tree.map(lambda _: 0, out))
 
 
-_action_p = define(
-    "odejax_exponential", _run_action, _action_shapes, _action_jvp, _action_transpose, _action_batch
+def _define(name, run, *rules):
+    return define(f"odejax_exponential{name}", run, *rules)
+
+
+_action_p = _define("", _run_action, _action_shapes, _action_jvp, _action_transpose, _action_batch)
+_tangent_p = _define(
+    "_tangent", _run_tangent, _tangent_shapes, _tangent_jvp, _tangent_transpose, _tangent_batch
 )
-_tangent_p = define(
-    "odejax_exponential_tangent",
-    _run_tangent,
-    _tangent_shapes,
-    _tangent_jvp,
-    _tangent_transpose,
-    _tangent_batch,
+_cotangent_p = _define(
+    "_cotangent", _run_cotangent, _cotangent_shapes, _cotangent_jvp, _cotangent_transpose, _cotangent_batch
 )
-_cotangent_p = define(
-    "odejax_exponential_cotangent",
-    _run_cotangent,
-    _cotangent_shapes,
-    _cotangent_jvp,
-    _cotangent_transpose,
-    _cotangent_batch,
-)
-_curvature_p = define(
-    "odejax_exponential_curvature",
-    _run_curvature,
-    _cotangent_shapes,
-    _curvature_jvp,
-    _curvature_transpose,
-    _curvature_batch,
+_curvature_p = _define(
+    "_curvature", _run_curvature, _cotangent_shapes, _curvature_jvp, _curvature_transpose, _curvature_batch
 )

@@ -1,8 +1,8 @@
 """How large an operator is: a shift mu and a bound, or an estimate, of a norm of A - mu I.
 
-For matrices the bound is the smaller of the 1-norm and the infinity-norm. For functions the 2-norm is estimated by the
-power method. Where these would ask for many steps, roots of norms of powers replace them, which are much
-smaller for matrices far from normal.
+For matrices the bound is the smaller of the 1-norm and the infinity-norm. For functions the 2-norm is
+estimated by the power method. Where these ask for many steps, roots of norms of powers replace them, which
+are much smaller for matrices far from normal.
 """
 
 import math
@@ -99,9 +99,7 @@ def _norm_of_power(op, params, mu, p, iterations, like):
 
     def apply(op, mu, x):
         for _ in range(p):
-            x = tuple(
-                k - mu.astype(k.dtype) * leaf for k, leaf in zip(op(params, x), x, strict=True)
-            )
+            x = tuple(k - mu.astype(k.dtype) * leaf for k, leaf in zip(op(params, x), x, strict=True))
         return x
 
     def iterate(_, carry):

@@ -4,8 +4,8 @@ With B = A - mu I,
 
     exp(A) x = (exp(mu / s) exp(B / s))^s x,     exp(B / s) x ~ sum_{k <= m} (B / s)^k x / k!
 
-Degree m and number of steps s are chosen for the size of B, not for x, and are recorded: derivatives are those
-of this computation, and since a bound on B bounds their remainders too, they are as accurate as the value.
+Degree m and number of steps s are chosen for the size of B, not for x, and are recorded: derivatives are
+those of this computation, and a bound on B bounds their remainders as well as that of the value.
 
 Al-Mohy, Higham (2011), Computing the action of the matrix exponential, SIAM J. Sci. Comput. 33(2).
 """
@@ -21,7 +21,7 @@ from jax.scipy.special import gammaln
 
 from odejax.core.flow import while_loop
 from odejax.core.transform import merge, select
-from odejax.linalg.operators import Transposed
+from odejax.linalg.operators import Transposed, apply_to_rows
 
 LARGEST_STEP = 4.0  # of |B / s|: terms grow to exp(4) / sqrt(8 pi) = 11 times x, which costs one digit
 FIRST_DEGREE = 6  # the least that is considered: lower ones save nothing
@@ -160,7 +160,9 @@ def cotangents(op, active, most, scheme, params, x, w_bar):
         def back(j, carry):
             j = length - 1 - j
             near = _row(inner, j // inner_stride)
-            return _back(op, active, scheme, params, advance(op, scheme, params, near, j % inner_stride), carry)
+            return _back(
+                op, active, scheme, params, advance(op, scheme, params, near, j % inner_stride), carry
+            )
 
         return _repeat(length, back, carry)
 
@@ -219,7 +221,7 @@ def _pull_back_terms(op, active, params, terms, bars, n_blocks, params_bar):
         )
 
         def of_active(own):
-            return jax.vmap(op, in_axes=(None, 0))(merge(params, own, active), x)
+            return apply_to_rows(op, merge(params, own, active), x)
 
         _, pull_back = jax.vjp(of_active, select(params, active))
         return _add(params_bar, pull_back(u)[0])

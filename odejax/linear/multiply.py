@@ -10,22 +10,24 @@ from odejax.derivative.linear_flow import flow
 from odejax.linear import problem
 
 
-def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, tol: float | None = None) -> Any:
+def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, tol: Any = None) -> Any:
     r"""exp(t A) v, without the exponential of a matrix, and with every derivative.
 
     $$w = e^{tA} v$$
 
-    `jax.grad`, `jax.jvp`, `jax.jacfwd`, `jax.jacrev`, `jax.hessian`, `jax.vmap` and `jax.jit` apply to this call as
-    it is, nested in any order, with respect to the numbers in `A` (or what a function `A` closes over), `v` and `t`.
+    `jax.grad`, `jax.jvp`, `jax.jacfwd`, `jax.jacrev`, `jax.hessian`, `jax.vmap` and `jax.jit` apply to this
+    call as it is, nested in any order, with respect to the numbers in `A` (or what a function `A` closes
+    over), `v` and `t`.
 
     Args:
-        A: an array (n, n), a `jax.experimental.sparse` matrix (BCOO or BCSR), or a function `A(v)` linear in v,
-            which may close over arrays and tracers, or be an equinox module. JAX must be able to transpose it.
+        A: an array (n, n), a `jax.experimental.sparse` matrix (BCOO or BCSR), or a function `A(v)` linear in
+            v, which may close over arrays and tracers, or be an equinox module. JAX must be able to
+            transpose it.
         v: (n,) or (n, k) for a matrix; for a function any pytree of floating or complex arrays.
         t: a real number, of any sign, in units of 1 / A.
         tol: the result is exp(t A + E) v with |E| <= tol |t (A - mu I)|, mu the mean of the diagonal, up to
-            rounding. Default: half the rounding error of the precision, eps / 2. Norms are bounded for matrices,
-            and estimated for functions.
+            rounding errors. Default: eps / 2 of the precision. Norms are bounded for matrices; they are
+            estimated for functions, and where the bound asks for more than 8 steps.
 
     Returns:
         exp(t A) v, like `v`. It is NaN if A is not finite, or if t A asks for more than 2^20 steps, that is

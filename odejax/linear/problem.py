@@ -45,7 +45,9 @@ def operands(A, name, v):
         A = A.to_bcoo()
     if isinstance(A, sparse.BCOO):
         if A.n_batch or A.n_dense:
-            raise ValueError("`A` must have neither batch nor dense dimensions. Use jax.vmap for many matrices.")
+            raise ValueError(
+                "`A` must have neither batch nor dense dimensions. Use jax.vmap for many matrices."
+            )
         values, dtype = _common(A.data, v, A.shape, name)
         rows, columns = A.indices.T
         return Coordinates(values, rows, columns), v.astype(dtype)
@@ -54,8 +56,8 @@ def operands(A, name, v):
         return A, v.astype(dtype)
     if not callable(A):
         raise TypeError(
-            f"`A` must be an array (n, n), a BCOO or BCSR matrix, or a function A(v), got {type(A).__name__}. "
-            "From scipy: jax.experimental.sparse.BCOO.from_scipy_sparse(A)."
+            "`A` must be an array (n, n), a BCOO or BCSR matrix, or a function A(v), "
+            f"got {type(A).__name__}. From scipy: jax.experimental.sparse.BCOO.from_scipy_sparse(A)."
         )
     return A, v
 
@@ -84,7 +86,7 @@ def _common(values, v, shape, name):
     if not isinstance(v, jax.Array) or v.ndim not in (1, 2) or v.shape[0] != shape[0]:
         got = f"shape {v.shape}" if isinstance(v, jax.Array) else f"a {type(v).__name__}"
         raise ValueError(
-            f"`{name}` must have shape ({shape[0]},) or ({shape[0]}, k) for a matrix of shape {shape}, got {got}."
+            f"`{name}` must have shape ({shape[0]},) or ({shape[0]}, k), as `A` has shape {shape}, got {got}."
         )
     dtype = jnp.result_type(values, v)
     return jnp.asarray(values, dtype), dtype
@@ -122,8 +124,8 @@ def read(A, name, v, t, steps):
     """The `Problem` of A; the size of A is refined for steps of length t."""
     like = jax.tree.leaves(v)
     if isinstance(A, Coordinates):
-        op, params = Sparse(), tuple(A)
-        size = sizes.of_sparse(*lax.stop_gradient(params), v.shape[0])
+        op, params = Sparse(), (A.values, A.rows, A.columns)
+        size = sizes.of_sparse(lax.stop_gradient(A.values), A.rows, A.columns, v.shape[0])
     elif isinstance(A, jax.Array):
         op, params = Dense(), (A,)
         size = sizes.of_dense(lax.stop_gradient(A))
@@ -155,6 +157,8 @@ def _check_result(out, name, v):
     for (path, w), x in zip(jax.tree.flatten_with_path(out)[0], jax.tree.leaves(v), strict=True):
         at = jax.tree_util.keystr(path)
         if w.shape != x.shape:
-            raise ValueError(f"`A` must return arrays of the shapes of `{name}`: A({name}){at} is {w.shape}, not {x.shape}.")
+            raise ValueError(
+                f"`A` must return the shapes of `{name}`: A({name}){at} is {w.shape}, not {x.shape}."
+            )
         if jnp.iscomplexobj(w) and not jnp.iscomplexobj(x):
             raise TypeError(f"`A` returned complex numbers for a real `{name}{at}`. Make `{name}` complex.")

@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from odejax import arguments
@@ -29,19 +28,19 @@ def solve_linear(
 
     $$\frac{dy}{dt} = A y + b, \qquad y(t_0) = y_0$$
 
-    There are no steps and no tolerances in time: each output follows from the one before by an exponential. An array A
-    of at most 200 rows (with b 200 less its columns) and outputs of equal spacing share one dense exponential.
-    Otherwise each interval is an `expm_multiply`. Transformations apply as to `odejax.solve`, also with respect
-    to A, b and all times.
+    Each output follows from the one before by an exponential; there is no error in time. Outputs of equal
+    spacing share one dense exponential, if A is an array of at most 128 rows (those of b's columns included);
+    otherwise each interval is an `expm_multiply`. Transformations apply as to `odejax.solve`, with respect to
+    A, y0, b and all times.
 
     Args:
-        A: an array (n, n), a `jax.experimental.sparse` matrix (BCOO or BCSR), or a function `A(y)` linear in y;
-            see `odejax.expm_multiply`.
+        A: an array (n, n), a `jax.experimental.sparse` matrix (BCOO or BCSR), or a function `A(y)` linear in
+            y; see `odejax.expm_multiply`.
         y0: the state at t0: (n,) or (n, k) for a matrix; for a function any pytree of arrays.
         t_span: (t0, t1), in units of t. t1 < t0 integrates backwards.
-        t_eval: times of the outputs, shape (m,), in the direction of integration, inside the span. Default: t1.
-            Spacing is recognised as equal up to rounding, also under `jit`; zeros at both ends, where a time
-            is t0 or t1, do not disturb it.
+        t_eval: times of the outputs, shape (m,), in the direction of integration, inside the span. Default:
+            t1. Spacing counts as equal if t0, the times and t1 are a uniform grid up to rounding, some of
+            them possibly repeated; within `jit` this is decided as the program runs.
         b: constant term, like `y0`, in units of y / t. Default: none.
         tol: see `odejax.expm_multiply`; for each interval. A dense exponential has that of the precision.
         throw: True: a failure raises, inside `jit` too. False: it never does. Default: it raises outside of
@@ -49,8 +48,8 @@ def solve_linear(
 
     Returns:
         A `Solution` with `ts`, `ys` (time first), `t1`, `y1`, `status`, `success` and `stats`: `num_accepted`
-        counts Taylor polynomials, or intervals for a dense exponential, and `num_f_evals` products A y. What is not
-        finite, and what comes after it, is NaN.
+        counts Taylor polynomials, or intervals for a dense exponential, and `num_f_evals` products A y. What
+        is not finite, and what comes after it, is NaN.
 
     Raises:
         SolveError: the solution is not finite; see `throw`.
