@@ -5,12 +5,12 @@ estimated by the power method. Where these ask for many steps, roots of norms of
 are much smaller for matrices far from normal.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import lax
 
 from odejax.linalg.operators import Transposed
@@ -22,6 +22,7 @@ POWER = 5  # |A^p|^(1/p) with p = 5 and 6 bounds the remainder of a degree of p 
 POWER_DEGREE = 19
 POWER_ITERATIONS = 4
 POWER_MARGIN = 1.1
+EXACT_DIAGONAL = 64  # numbers in a state of which the whole diagonal is computed
 MANY_STEPS = 8  # with fewer, powers are not worth their estimation
 
 
@@ -53,32 +54,48 @@ def of_sparse(values, rows, columns, n):
 
 
 def of_operator(op, params, like):
-    """Of an operator on states like `like`; mu is the mean of the diagonal, as a random vector sees it."""
-    x = _random_signs(like)
-    n = sum(math.prod(leaf.shape) for leaf in like)
-    mu = _inner(x, op(params, x)) / n
+    """Of an operator on states like `like`."""
+    mu = _mean_of_diagonal(op, params, like)
     if not all(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in like):
         mu = mu.real
     norm = _norm_of_power(op, params, mu, 1, ITERATIONS, like)
     return _checked(MARGIN * norm, mu)
 
 
-def refined(op, params, size, t, steps, like):
-    """The size, or what the powers of the operator say, if t is long and that is less."""
-    last = steps[-1]
+def _mean_of_diagonal(op, params, like):
+    """Of few numbers exactly; of many as a random vector sees it."""
+    n = sum(leaf.size for leaf in like)
+    if n > EXACT_DIAGONAL:
+        x = _random_signs(like)
+        return _inner(x, op(params, x)) / n
+    sizes = np.cumsum([leaf.size for leaf in like])[:-1]
+    columns = jnp.split(jnp.eye(n), sizes, axis=1)
+    basis = tuple(c.reshape(n, *x.shape).astype(x.dtype) for c, x in zip(columns, like, strict=True))
+    return lax.map(lambda x: _inner(x, op(params, x)), basis).sum() / n
+
+
+def refined(op, params, size, t, steps, like, is_exact):
+    """The size, or what powers of the operator say, if t is long and that is less.
+
+    A shift that is not `is_exact` is compared with none: of a matrix far from normal it may be far off.
+    """
     if FIRST_DEGREE + steps.shape[0] <= POWER_DEGREE:
         return size
+    length = jnp.abs(t).astype(size.norm.dtype)
 
-    def by_powers(norm):
-        roots = [
-            _norm_of_power(op, params, size.mu, p, POWER_ITERATIONS, like) ** (1 / p)
-            for p in (POWER, POWER + 1)
-        ]
-        root = POWER_MARGIN * jnp.maximum(*roots)
-        return jnp.where(root < norm, root, norm).astype(norm.dtype)
+    def by_powers(size):
+        def root(case):
+            mu, p = case
+            return _norm_of_power(op, params, mu, p, POWER_ITERATIONS, like) ** (1 / p)
 
-    is_long = size.norm * jnp.abs(t).astype(size.norm.dtype) > MANY_STEPS * last
-    return Size(lax.cond(is_long, by_powers, lambda norm: norm, size.norm), size.mu)
+        shifts = jnp.stack([size.mu] if is_exact else [size.mu, jnp.zeros_like(size.mu)])
+        cases = jnp.repeat(shifts, 2), jnp.tile(jnp.array([POWER, POWER + 1]), len(shifts))
+        roots = (POWER_MARGIN * lax.map(root, cases)).reshape(-1, 2).max(axis=1)
+        norms = jnp.append(size.norm, roots).astype(size.norm.dtype)
+        best = jnp.argmin(jnp.where(jnp.isnan(norms), jnp.inf, norms))
+        return Size(norms[best], jnp.append(size.mu, shifts)[best])
+
+    return lax.cond(size.norm * length > MANY_STEPS * steps[-1], by_powers, lambda size: size, size)
 
 
 def with_constant(size):
@@ -98,9 +115,10 @@ def _norm_of_power(op, params, mu, p, iterations, like):
     """An estimate of |(A - mu I)^p| in the 2-norm, from below."""
 
     def apply(op, mu, x):
-        for _ in range(p):
-            x = tuple(k - mu.astype(k.dtype) * leaf for k, leaf in zip(op(params, x), x, strict=True))
-        return x
+        def once(_, x):
+            return tuple(k - mu.astype(k.dtype) * leaf for k, leaf in zip(op(params, x), x, strict=True))
+
+        return lax.fori_loop(0, p, once, x)
 
     def iterate(_, carry):
         x, _ = carry

@@ -132,7 +132,8 @@ def read(A, name, v, t, steps):
     else:
         op, params = _field(A, name, v)
         size = sizes.of_operator(op, lax.stop_gradient(params), like)
-    size = sizes.refined(op, lax.stop_gradient(params), size, lax.stop_gradient(t), steps, like)
+    is_exact = not isinstance(op, Field)
+    size = sizes.refined(op, lax.stop_gradient(params), size, lax.stop_gradient(t), steps, like, is_exact)
     return Problem(op, params, size, steps)
 
 
