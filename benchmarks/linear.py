@@ -1,4 +1,4 @@
-"""expm_multiply of 2,000 x 2,000 beside scipy, and a linear network of 100 states beside jax.scipy.linalg.expm."""
+"""expm_multiply of 2,000 x 2,000 beside scipy; a linear network of 100 states beside jax.scipy.linalg.expm."""
 
 import statistics
 
@@ -73,7 +73,15 @@ def multiply(rng):
             error = relative_error(ours(params, v, t), theirs(params, v, t))
             cells = [f"{name}, t = {t:g}", milliseconds(scipy_run), f"{forward:.2f}", verdict(forward, 1)]
             rows.append([*cells, f"{gradient:.2f}", verdict(gradient, 4), f"{error:.0e}"])
-    columns = "operator", "scipy ms", "value / scipy", "target", "with gradient / scipy", "target", "difference"
+    columns = (
+        "operator",
+        "scipy ms",
+        "value / scipy",
+        "target",
+        "with gradient / scipy",
+        "target",
+        "difference",
+    )
     print_table(columns, rows)
 
 
