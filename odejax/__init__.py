@@ -4,6 +4,7 @@ from odejax.arguments import Checkpoints
 from odejax.core.status import Status
 from odejax.ensemble import ensemble
 from odejax.ivp import solve
+from odejax.linear import expm_multiply, solve_linear
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
 from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching
@@ -26,5 +27,7 @@ __all__ = [
     "Switching",
     "check",
     "ensemble",
+    "expm_multiply",
     "solve",
+    "solve_linear",
 ]

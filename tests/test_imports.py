@@ -12,6 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = (
     "ensemble",
     "ivp",
+    "linear",
     "arguments",
     "solution",
     "integrate",
