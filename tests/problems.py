@@ -62,6 +62,54 @@ def hairer_exact(t):
     }
 
 
+def robertson(t, y, k=(0.04, 3e7, 1e4)):
+    """Three species, rates over nine orders (Robertson 1966)."""
+    a, b, c = y
+    slow, fast, back = k[0] * a, k[1] * b * b, k[2] * b * c
+    return jnp.stack([back - slow, slow - fast - back, fast])
+
+
+def van_der_pol(t, y, mu=1000.0):
+    return jnp.stack([y[1], mu * (1 - y[0] ** 2) * y[1] - y[0]])
+
+
+HIRES_P = (1.71, 0.43, 8.32, 0.0007, 8.75, 10.03, 0.035, 1.12, 1.745, 280.0, 0.69, 1.81)
+
+
+def hires(t, y, p=HIRES_P):
+    """High irradiance response: eight species (Schaefer 1975)."""
+    a, b, c, d, e, g, h, i, j, k, l, m = p
+    bound = k * y[5] * y[7]
+    return jnp.stack([
+        -a * y[0] + b * y[1] + c * y[2] + d,
+        a * y[0] - e * y[1],
+        -g * y[2] + b * y[3] + h * y[4],
+        c * y[1] + a * y[2] - i * y[3],
+        -j * y[4] + b * y[5] + b * y[6],
+        -bound + l * y[3] + a * y[4] - b * y[5] + l * y[6],
+        bound - m * y[6],
+        -bound + m * y[6],
+    ])  # fmt: skip
+
+
+# (f, y0, t_span, y1), y1 to all digits printed: Mazzia, Magherini (2008), Test set for IVP solvers, release
+# 2.4; that of van der Pol's equation in t / mu, scipy's Radau at 1e-13 gives the same 13 digits.
+STIFF = {
+    "robertson": (
+        robertson, (1.0, 0.0, 0.0), (0.0, 1e11),
+        (0.2083340149701255e-7, 0.8333360770334713e-13, 0.9999999791665050),
+    ),
+    "van_der_pol": (
+        van_der_pol, (2.0, 0.0), (0.0, 2000.0), (0.1706167732170483e1, -0.8928097010247975e-3),
+    ),
+    "hires": (
+        hires, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0057), (0.0, 321.8122),
+        (0.7371312573325668e-3, 0.1442485726316185e-3, 0.5888729740967575e-4, 0.1175651343283149e-2,
+         0.2386356198831331e-2, 0.6238968252742796e-2, 0.2849998395185769e-2, 0.2850001604814231e-2),
+    ),
+}  # fmt: skip
+
+
 def rotation(t, z, omega):
     """Complex, with a closed form: z0 exp(i omega t)."""
     return 1j * omega * z

@@ -732,7 +732,7 @@ def test_second_derivative_with_respect_to_many_parameters():
     assert distance(curved(ours)(p), jax.jit(curved(twin))(p)) < EXACT
 
 
-@pytest.mark.parametrize("method", [m for m in odejax.METHODS if m != "auto"])
+@pytest.mark.parametrize("method", odejax.METHODS)
 def test_jvp_and_grad_of_each_method(method):
     """With outputs between steps, by steps of given size, from a time that is not 0."""
 
