@@ -34,6 +34,10 @@ class System(ABC):
         """A state in the form in which it is calculated with."""
 
     @abstractmethod
+    def pack_sizes(self, sizes) -> Leaves:
+        """Real numbers, one for each of a state, in the same form."""
+
+    @abstractmethod
     def unpack(self, packed) -> Leaves:
         """The inverse of `pack`."""
 
@@ -92,6 +96,9 @@ class Scalars(System):
     def pack(self, state):
         return state
 
+    def pack_sizes(self, sizes):
+        return sizes
+
     def unpack(self, packed):
         return packed
 
@@ -145,13 +152,18 @@ class Dense(System):
 
     @property
     def dtype(self):
-        return jnp.finfo(jnp.result_type(*(leaf.dtype for leaf in self.leaves))).dtype
+        widest = jnp.result_type(*(leaf.dtype for leaf in self.leaves))
+        return jnp.promote_types(jnp.finfo(widest).dtype, jnp.float32)  # LAPACK has none below
 
     def pack(self, state):
         parts = []
         for x in state:
             parts += [x.real.ravel(), x.imag.ravel()] if _is_complex(x) else [x.ravel()]
         return (jnp.concatenate([p.astype(self.dtype) for p in parts]),)
+
+    def pack_sizes(self, sizes):
+        pairs = zip(sizes, self.leaves, strict=True)
+        return self.pack(tuple(lax.complex(x, x) if _is_complex(leaf) else x for x, leaf in pairs))
 
     def unpack(self, packed):
         sizes = [leaf.size * (1 + _is_complex(leaf)) for leaf in self.leaves]
