@@ -12,6 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = (
     "ensemble",
     "ivp",
+    "mass",
     "arguments",
     "solution",
     "integrate",

@@ -9,6 +9,7 @@ from odejax.core import leaves
 from odejax.core.flow import settle
 from odejax.derivative.program import JaxprFunction, step_times
 from odejax.derivative.scheme import in_a_row
+from odejax.linalg.mass import Mass
 from odejax.linalg.system import System
 from odejax.stepping import dirk, rosenbrock
 from odejax.tableaus import DIRKTableau, RosenbrockTableau
@@ -21,6 +22,7 @@ class RosenbrockStep:
     method: RosenbrockTableau
     f: JaxprFunction
     system: System
+    mass: Mass | None = None
 
     def __call__(self, row, params, state, query):
         t0, t1, *theta = params
@@ -32,8 +34,9 @@ class RosenbrockStep:
             return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
 
         is_autonomous = not self.f.depends_on_time
+        mass = None if self.mass is None else self.mass.matrix(system, theta)
         y1, increments = rosenbrock.step(
-            self.method, system, slope, system.pack(state), t.dtype, is_autonomous
+            self.method, system, slope, system.pack(state), t.dtype, is_autonomous, mass
         )
         return in_a_row(map(system.unpack, [y1, *increments]), 0)
 
