@@ -1,8 +1,10 @@
 """Implicit steps as functions of (row, parameters, state): y1 and all slopes, which are increments."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
@@ -13,6 +15,8 @@ from odejax.linalg.mass import Mass
 from odejax.linalg.system import System
 from odejax.stepping import dirk, rosenbrock
 from odejax.tableaus import DIRKTableau, RosenbrockTableau
+
+IDLE = 0.1234567  # for h in the matrix of a step that is not taken, h = 0: M alone may be singular
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,27 @@ class RosenbrockStep:
     def __call__(self, row, params, state, query):
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
-        system = self.system
+        system, y = self.system, self.system.pack(state)
 
-        def slope(c, packed):
+        def scaled_slope(h, c, packed):
             k = self.f(t + c * h, theta, system.unpack(packed))
             return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
 
-        is_autonomous = not self.f.depends_on_time
-        mass = None if self.mass is None else self.mass.matrix(system, theta)
+        size, mass = h, None
+        if self.mass is not None:
+            mass = self.mass.matrix(system, theta)
+            size = h if self.mass.is_regular else jnp.where(h == 0, IDLE, h)
+        zero = jnp.zeros((), t.dtype)
+        jacobian = settle(system.jacobian(partial(scaled_slope, size, zero), y))
         y1, increments = rosenbrock.step(
-            self.method, system, slope, system.pack(state), t.dtype, is_autonomous, mass
+            self.method,
+            system,
+            partial(scaled_slope, h),
+            jacobian,
+            y,
+            t.dtype,
+            not self.f.depends_on_time,
+            mass,
         )
         return in_a_row(map(system.unpack, [y1, *increments]), 0)
 

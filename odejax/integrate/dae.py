@@ -29,9 +29,12 @@ def run(plan, inputs, numbers):
     t0, _, *theta = inputs.params
     point = Point(t0, tuple(theta), step.system.pack(given), step.mass.split(step.system, theta))
     if not step.mass.is_regular:
-        inputs = inputs._replace(y0=_consistent(equations, point, given, numbers))
+        y0, params = _consistent(equations, point, given, numbers), _ends_apart(inputs.params)
+        inputs = inputs._replace(y0=y0, params=params)
     if plan.is_adaptive and not plan.has_dt0:
-        numbers = numbers._replace(dt0=_first_step(step, equations, *lax.stop_gradient((point, inputs, numbers))))
+        numbers = numbers._replace(
+            dt0=_first_step(step, equations, *lax.stop_gradient((point, inputs, numbers)))
+        )
         plan = replace(plan, has_dt0=True)
     solved = solve(plan, inputs, numbers)
     return solved if step.mass.is_regular else _explained(solved, given, inputs, step.f)
@@ -48,6 +51,16 @@ def _consistent(equations, point, y0, numbers):
     return leaves.where(point.split.is_singular, y, y0)
 
 
+def _ends_apart(params):
+    """The same, but for derivatives with respect to the ends of a span of no length, which are not finite.
+
+    They would be y', and a step of no length knows only M y'.
+    """
+    t0, t1, *theta = params
+    length = jnp.where(t1 == t0, t1 - t0, 1.0)
+    return t0, t1 + jnp.where(t1 == t0, jnp.sqrt(length), 0.0), *theta
+
+
 def _first_step(step, equations, point, inputs, numbers):
     """As for y' = f, with the y' that M and the algebraic equations give."""
     t0, t1 = inputs.params[:2]
@@ -57,9 +70,7 @@ def _first_step(step, equations, point, inputs, numbers):
         return unpack(equations.derivative(point, t, pack(y)))
 
     k, sign = slope(t0, inputs.y0), direction(t0, t1)
-    h = error.first_step(
-        step.method, slope, t0, sign, length, inputs.y0, k, numbers.rtol, numbers.atol
-    )
+    h = error.first_step(step.method, slope, t0, sign, length, inputs.y0, k, numbers.rtol, numbers.atol)
     return jnp.where(jnp.isfinite(h), h, error.FIRST_TRIAL * length)
 
 

@@ -42,7 +42,8 @@ class Mass:
         algebraic = tuple(z.astype(x.dtype) for z, x in zip(is_zero, d, strict=True))
         differential = tuple(1 - x for x in algebraic)
         is_singular = jnp.stack([z.any() for z in is_zero]).any()
-        return Split(*map(system.diagonal, (d, differential, algebraic)), is_singular)
+        kept, differential, algebraic = map(system.diagonal, (d, differential, algebraic))
+        return Split(kept, differential, algebraic, is_singular)
 
 
 class Split(NamedTuple):
@@ -91,4 +92,5 @@ def _split_full(system, matrix):
     rows = left - c @ jnp.linalg.solve(a, left)
     kept, differential = (jnp.where(is_algebraic, 0, x) for x in (rows @ matrix, rows))
     algebraic = jnp.where(is_algebraic, rows, 0)
-    return Split(*map(system.full, (kept, differential, algebraic)), is_null.any())
+    kept, differential, algebraic = map(system.full, (kept, differential, algebraic))
+    return Split(kept, differential, algebraic, is_null.any())

@@ -53,9 +53,20 @@ class Equations:
         return leaves.add(kept, multiply(split.algebraic, self.slope(point.t, point.theta, y)))
 
     def solver(self, point, y):
-        """A function b -> x that solves with the matrix at y."""
-        negative = self.system.jacobian(lambda y: tuple(map(lax.neg, self.residual(point, y))), y)
-        return self.system.solver(negative, jnp.zeros((), leaves.real_dtype(y[0])))
+        """A function b -> x that solves with the matrix at y.
+
+        Unlike that of a step it is differentiated in any order, forward over reverse too.
+        """
+        system, zero = self.system, jnp.zeros((), leaves.real_dtype(y[0]))
+        negative = system.jacobian(lambda y: tuple(map(lax.neg, self.residual(point, y))), y)
+        matrix = system.shifted(negative, zero)
+        apply = partial(system.apply, system.factor(jax.tree.map(lax.stop_gradient, matrix)))
+
+        def transposed(_, b):
+            return jax.linear_transpose(apply, b)(b)[0]
+
+        multiply = partial(system.multiply, matrix)
+        return lambda b: lax.custom_linear_solve(multiply, b, lambda _, b: apply(b), transposed)
 
     def derivative(self, point, t, y):
         """y', packed: kept y' = differential f, and the algebraic equations hold as time goes."""

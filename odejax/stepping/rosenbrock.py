@@ -1,6 +1,6 @@
 """One step of a Rosenbrock method: one linear system, one solve a stage, no iteration.
 
-`slope(c, y)` gives h f(t + c h, y).
+`slope(c, y)` gives h f(t + c h, y), and `jacobian` is its derivative, h J.
 """
 
 import jax
@@ -10,14 +10,13 @@ from odejax.core import leaves
 from odejax.core.flow import settle
 
 
-def step(tableau, system, slope, y, time_dtype, is_autonomous, mass=None):
+def step(tableau, system, slope, jacobian, y, time_dtype, is_autonomous, mass=None):
     """The new state, and the increments it is made of.
 
     (M / gamma - h J) u_i = h f(t + c_i h, y + sum_j a_ij u_j) + g_i T + M sum_j k_ij u_j,
     with T = h^2 df/dt. M is I, or `mass` as the system stores matrices.
     """
     zero = jnp.zeros((), time_dtype)
-    jacobian = settle(system.jacobian(lambda y: slope(zero, y), y))
     solve = system.solver(jacobian, jnp.asarray(1 / tableau.GAMMA, leaves.real_dtype(y[0])), mass)
     changes = None
     if not is_autonomous:
