@@ -20,17 +20,22 @@ def most_components(method: Tableau, wished):
     return wished if isinstance(method, ExplicitTableau) else min(wished, LARGEST_CLOSED)
 
 
-def scheme_and_attempt(method: Tableau, f, y0, n_lanes, is_adaptive):
+def scheme_and_attempt(method: Tableau, f, y0, n_lanes, is_adaptive, mass=None):
     """The scheme of a method for dy/dt = f of a state with the leaves `y0`, and the attempt at a step.
+
+    With a `mass`, which only Rosenbrock methods have, for M dy/dt = f.
 
     Steps of given size have no tolerance: their equations are solved to the last digits.
     """
     if isinstance(method, ExplicitTableau):
         return StageByStage(method, Slope(f)), Explicit()
     is_scalar = all(y.ndim == 0 for y in y0)
-    system = system_for(y0, f.pattern if is_scalar else None, n_lanes)
+    pattern = f.pattern if is_scalar else None
+    if is_scalar and mass is not None and not mass.is_diagonal:
+        pattern = ((True,) * len(y0),) * len(y0)
+    system = system_for(y0, pattern, n_lanes)
     if isinstance(method, RosenbrockTableau):
-        return AtOnce(RosenbrockStep(method, f, system)), Replayed()
+        return AtOnce(RosenbrockStep(method, f, system, mass)), Replayed()
     if isinstance(method, DIRKTableau):
         step = DIRKStep(method, f, system)
         return AtOnce(step), Iterated(First(step), TriedStep(step)) if is_adaptive else Replayed()
