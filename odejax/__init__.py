@@ -4,6 +4,8 @@ from odejax.arguments import Checkpoints
 from odejax.core.status import Status
 from odejax.ensemble import ensemble
 from odejax.ivp import solve
+from odejax.linalg.banded import Banded
+from odejax.linalg.sparse import Sparse
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
 from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching
@@ -12,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Banded",
     "Checkpoints",
     "ConstantStep",
     "DIRKTableau",
@@ -21,6 +24,7 @@ __all__ = [
     "RosenbrockTableau",
     "Solution",
     "SolveError",
+    "Sparse",
     "Statistics",
     "Status",
     "Switching",

@@ -16,6 +16,7 @@ class Status(IntEnum):
     DENSE_FULL = 7
     BAD_TIMES = 8
     NO_CONVERGENCE = 9
+    WRONG_JAC = 10
 
     @property
     def sentence(self) -> str:
@@ -59,6 +60,10 @@ _SENTENCES = {
     Status.NO_CONVERGENCE: (
         "the equations of an implicit step were not solved, however small the step",
         "check that f is smooth there, or use a Rosenbrock method, which needs no iteration",
+    ),
+    Status.WRONG_JAC: (
+        "the Jacobian of f has entries outside of the band or pattern that `jac` says",
+        "widen it; the state is counted leaf by leaf, each raveled, see `odejax.Banded`",
     ),
     Status.BAD_TIMES: (
         "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",
