@@ -5,6 +5,7 @@ axis of all arrays, so that a pass is arithmetic of long vectors. There are no p
 caller looks at the residual.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from jax import lax
 from odejax.core.flow import settle
 from odejax.linalg import inverse
 
-LARGEST_REST = 16  # unknowns that are left
+LARGEST_REST = 32  # unknowns that are left
 LARGEST_GROUP = 6  # unknowns that go together, if blocks are smaller
 
 
@@ -72,36 +73,47 @@ def factor(left, middle, right) -> Factors:
     return Factors(tuple(passes), inverse.inverse(_dense(left, middle, right)))
 
 
-@jax.jit
-def apply(factors: Factors, b):
-    """The solution for a right-hand side (w, m)."""
+@partial(jax.jit, static_argnums=2)
+def apply(factors: Factors, b, is_transposed=False):
+    """The solution for a right-hand side (w, m), of the matrix or of its transpose."""
     r, all_gone = radix(len(b)), []
+    reduced, expanded = (
+        (_reduced_transposed, _expanded_transposed) if is_transposed else (_reduced, _expanded)
+    )
     for p in factors.passes:
         gone = jnp.concatenate([b[:, j::r] for j in range(r - 1)])
         all_gone.append(gone)
-        b = settle(b[:, r - 1 :: r] - _times(p.before, gone) - _times(p.after, _next(gone)))
-    x = (factors.inverse @ b.ravel()).reshape(b.shape)
+        b = settle(reduced(p, b[:, r - 1 :: r], gone))
+    last = factors.inverse.T if is_transposed else factors.inverse
+    x = (last @ b.ravel()).reshape(b.shape)
     for p, gone in zip(reversed(factors.passes), reversed(all_gone), strict=True):
-        gone = _times(p.inverse, gone) - _times(p.left, _before(x)) - _times(p.right, x)
-        together = jnp.concatenate([gone.reshape(r - 1, *x.shape), x[None]])
+        together = jnp.concatenate([expanded(p, x, gone).reshape(r - 1, *x.shape), x[None]])
         x = settle(jnp.moveaxis(together, 0, -1).reshape(len(x), -1))
     return x
+
+
+def _reduced(p, b, gone):
+    """The right-hand side of what is kept."""
+    return b - _times(p.before, gone) - _times(p.after, _next(gone))
+
+
+def _expanded(p, x, gone):
+    """The unknowns that go, from those kept and from their right-hand side."""
+    return _times(p.inverse, gone) - _times(p.left, _before(x)) - _times(p.right, x)
+
+
+def _reduced_transposed(p, b, gone):
+    return b - _transpose_times(p.right, gone) - _next(_transpose_times(p.left, gone))
+
+
+def _expanded_transposed(p, x, gone):
+    at_once = _transpose_times(p.inverse, gone) - _transpose_times(p.before, x)
+    return at_once - _before(_transpose_times(p.after, x))
 
 
 def multiply(left, middle, right, x):
     """The matrix times a vector (w, m)."""
     return _times(left, _before(x)) + _times(middle, x) + _times(right, _next(x))
-
-
-def transposed(factors: Factors) -> Factors:
-    """The factors of the transposed matrix."""
-
-    def of(p):
-        left, right = _before(p.after), p.before
-        turned = p.inverse, left, right, p.right, _next(p.left)
-        return Pass(*(x.swapaxes(0, 1) for x in turned))
-
-    return Factors(tuple(map(of, factors.passes)), factors.inverse.T)
 
 
 def _groups(left, middle, right, r):
@@ -136,6 +148,10 @@ def _product(a, b):
 
 def _times(a, x):
     return (a * x).sum(axis=1)
+
+
+def _transpose_times(a, x):
+    return (a * x[:, None]).sum(axis=0)
 
 
 def _next(x):
