@@ -17,6 +17,7 @@ class Status(IntEnum):
     BAD_TIMES = 8
     NO_CONVERGENCE = 9
     INCONSISTENT_START = 10
+    WRONG_JAC = 11
 
     @property
     def sentence(self) -> str:
@@ -65,6 +66,10 @@ _SENTENCES = {
         "no state near y0 satisfies the algebraic equations of M y' = f with the same M y",
         "pass a y0 that is closer to one, and check that these equations determine what M leaves free "
         "(index 1): else differentiate one of them by hand",
+    ),
+    Status.WRONG_JAC: (
+        "the Jacobian of f has entries outside of the band or pattern that `jac` says",
+        "widen it; the state is counted leaf by leaf, each raveled, see `odejax.Banded`",
     ),
     Status.BAD_TIMES: (
         "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",
