@@ -4,9 +4,10 @@ from odejax.arguments import Checkpoints
 from odejax.core.status import Status
 from odejax.ensemble import ensemble
 from odejax.ivp import solve
+from odejax.linear import expm_multiply, solve_linear
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
-from odejax.tableaus import METHODS, ExplicitTableau
+from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching
 
 __version__ = "0.1.0"
 
@@ -14,14 +15,19 @@ __all__ = [
     "METHODS",
     "Checkpoints",
     "ConstantStep",
+    "DIRKTableau",
     "ExplicitTableau",
     "PIController",
     "PIDController",
+    "RosenbrockTableau",
     "Solution",
     "SolveError",
     "Statistics",
     "Status",
+    "Switching",
     "check",
     "ensemble",
+    "expm_multiply",
     "solve",
+    "solve_linear",
 ]

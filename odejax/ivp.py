@@ -22,7 +22,7 @@ from odejax.derivative.record import Inputs
 from odejax.integrate import build, dae
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS, Form
-from odejax.integrate.methods import scheme_and_attempt
+from odejax.integrate.methods import most_components, scheme_and_attempt
 from odejax.integrate.plan import AtTime, Output, Plan, capacity
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
@@ -92,7 +92,7 @@ def solve(
         checkpoints: how many states are kept for reverse mode, or an `odejax.Checkpoints`, which has the
             defaults.
         components: a state of at most so many numbers is carried as scalars, and f is evaluated component by
-            component: faster under `vmap` and in reverse. 0: never.
+            component: faster under `vmap` and in reverse. Implicit methods do so up to 3. 0: never.
         throw: True: a failure raises, inside `jit` too (by equinox). False: it never does. Default: it
             raises outside of `jit`; inside, the failure is data, and `odejax.check(sol)` raises.
         progress: True shows a bar (needs tqdm), or a function to call with the fraction done in [0, 1].
@@ -194,14 +194,15 @@ class _Problem:
     """The user's functions, traced once, and what is asked of the solution."""
 
     def __init__(self, f, y0, t_span, args, save_fn, mass, options):
-        self.method, self.save_steps, self.dense_steps, self.room, _, self.components, *others = options
+        self.method, self.save_steps, self.dense_steps, self.room, _, components, *others = options
         self.n_lanes, self.mass = others
+        components = most_components(self.method, components)
         self.t_span, self.args, self.save_fn = t_span, args, save_fn
         leaves, self.tree = jax.tree.flatten(y0)
         self.time, self.y0_tree = t_span[0].astype(arguments.real_dtype(y0)), y0
         self.theta = []
-        is_small = sum(leaf.size for leaf in leaves) <= self.components
-        self.form = Form.of(leaves, self.components if is_small else 0)
+        is_small = sum(leaf.size for leaf in leaves) <= components
+        self.form = Form.of(leaves, components if is_small else 0)
         try:
             traced = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
         except TooLarge:
@@ -250,7 +251,9 @@ class _Problem:
         outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
         uses_slopes = tuple(output.uses_slopes for output in outputs)
         most_lanes = MOST_LANES if self.form.is_apart else MOST_LANES_OF_ARRAYS
-        scheme, attempt = scheme_and_attempt(self.method, self.f, self.y0, is_adaptive, self.mass)
+        scheme, attempt = scheme_and_attempt(
+            self.method, self.f, self.y0, self.n_lanes, is_adaptive, self.mass
+        )
         program = Program(self.method, scheme, outputs, uses_slopes, shapes, most_lanes=most_lanes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)

@@ -20,6 +20,10 @@ class SolveError(RuntimeError):
         self.t = t
 
 
+STIFF = 0.8  # of the stability interval: an explicit method is limited by it
+LOOKS_STIFF = 'looks stiff: try method="auto"'
+
+
 class Statistics(eqx.Module):
     """What a solve took; under `vmap` one number for each lane. No derivative."""
 
@@ -29,14 +33,23 @@ class Statistics(eqx.Module):
     num_jac_evals: jax.Array  # Jacobians of f, of implicit methods
     num_factorizations: jax.Array  # of the matrices made of them
     num_newton_iterations: jax.Array  # of all stages
+    num_stiff: jax.Array  # accepted steps that method="auto" made with its stiff method
     min_step: jax.Array  # size of the smallest accepted step, but for the last; inf if there is none
     min_step_at: jax.Array  # the time that step started from
+    stiffness: (
+        jax.Array
+    )  # how much of its stability interval an explicit method used at the end; 0: few steps
     num_saved: jax.Array  # rows of `ys` in use
 
     @property
     def num_steps(self):
         """Attempted steps."""
         return self.num_accepted + self.num_rejected
+
+    @property
+    def looks_stiff(self):
+        """Did stability limit the steps of an explicit method, not accuracy?"""
+        return self.stiffness > STIFF
 
 
 class Dense(eqx.Module):
@@ -131,8 +144,9 @@ class Solution(eqx.Module):
             if np.isfinite(stats.min_step)
             else ""
         )
+        stiff = f" ({LOOKS_STIFF})" if stats.looks_stiff else ""
         return (
-            f"Solution: {status.sentence} (t = {float(self.t1):.6g})\n"
+            f"Solution: {status.sentence} (t = {float(self.t1):.6g}){stiff}\n"
             f"  steps: {int(stats.num_accepted)} accepted, {int(stats.num_rejected)} rejected{smallest}; "
             f"{int(stats.num_f_evals)} evaluations of f\n"
             f"  y1: {_brief(self.y1)}"
@@ -187,9 +201,11 @@ def _error(solution, statuses):
     component = ""
     if status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NON_FINITE_START, Status.MAX_STEPS):
         component = _component(solution, lane)
-    steps = jax.tree.map(_here, solution.stats).num_steps[lane]
-    what = f"{status.sentence}{component}"
-    message = f"odejax.solve failed {where}, after {steps} steps: {what}. Try this: {status.advice}."
+    stats = jax.tree.map(lambda x: _here(x)[lane], solution.stats)
+    what = f"{status.sentence}{component}" + (f"; {LOOKS_STIFF}" if stats.looks_stiff else "")
+    message = (
+        f"odejax.solve failed {where}, after {stats.num_steps} steps: {what}. Try this: {status.advice}."
+    )
     return SolveError(message, status, t)
 
 

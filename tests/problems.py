@@ -1,4 +1,4 @@
-"""Problems with known solutions, and solvers that share no code with odejax: scipy, and the naive twin."""
+"""Problems with known solutions, and scipy's."""
 
 import itertools
 
@@ -6,11 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.flatten_util import ravel_pytree
 from scipy.integrate import solve_ivp
 
-import odejax
 from odejax import METHODS
 
 ADAPTIVE = [name for name, method in METHODS.items() if method.is_adaptive]
@@ -125,63 +123,3 @@ def reference(f, y0, t_span, args=(), t_eval=None, tol=1e-13):
     )
     assert sol.success
     return jax.vmap(unravel)(jnp.asarray(sol.y.T))
-
-
-# -- the naive twin
-
-
-def recorded_steps(f, y0, t_span, args=(), capacity=64, **options):
-    """Elapsed times |t - t0| at the ends of the accepted steps, the start first; the last one repeats."""
-    sol = odejax.solve(f, y0, t_span, args, save_steps=capacity, **options)
-    n = int(sol.stats.num_saved)
-    assert n == int(sol.stats.num_accepted) < capacity
-    s = np.abs(np.asarray(sol.ts) - float(t_span[0]))
-    s[n - 1 :] = abs(t_span[1] - t_span[0])
-    return np.concatenate([[0.0], s])
-
-
-def naive_twin(f, y0, t_span, args, s, method="tsit5", t_eval=None, save_fn=None):
-    """Plain Runge-Kutta steps from one of the times `s` to the next: (y1, outputs at t_eval).
-
-    Its derivatives are JAX's own. Sizes are constants, but that of the step which ends on t1.
-    """
-    method, (t0, t1), s = METHODS[method], t_span, lax.stop_gradient(s)
-    sign = jnp.where(t1 >= t0, 1.0, -1.0)
-    is_taken = (s[1:] > s[:-1]) | (jnp.arange(len(s) - 1) == 0)
-    is_last = is_taken & (s[1:] == s[-1])
-    ts = t0 + sign * s[:-1]
-    hs = jnp.where(is_last, t1 - ts, sign * (s[1:] - s[:-1]))
-
-    def plus(y, h, weights, ks):
-        for w, k in zip(weights, ks, strict=True):
-            y = jax.tree.map(lambda y, k, w=w: y + h * w * k, y, k)
-        return y
-
-    def step(y, row):
-        t, h = row
-        ks = []
-        for c, weights in zip(method.C, method.A, strict=True):
-            ks.append(f(t + c * h, plus(y, h, weights, ks), *args))
-        y1 = plus(y, h, method.B, ks)
-        return y1, (y, ks, y1)
-
-    y1, (ys, ks, ends) = lax.scan(step, jax.tree.map(jnp.asarray, y0), (ts, hs))
-    if t_eval is None:
-        return y1, None
-
-    def at(time):
-        elapsed = lax.stop_gradient(jnp.abs(time - t0))
-        i = jnp.maximum(jnp.searchsorted(s, elapsed, side="left") - 1, 0)
-        t, h = ts[i], hs[i]
-        y, end, k = jax.tree.map(lambda x: x[i], (ys, ends, ks))
-        k = [*k, f(t + h, end, *args)]
-        for c, weights in zip(method.extra_C, method.extra_A, strict=True):
-            k.append(f(t + c * h, plus(y, h, weights, k), *args))
-        x = (time - t) / h
-        weights = [sum(p * x ** (j + 1) for j, p in enumerate(row)) for row in method.P]
-        return plus(y, h, weights, k)
-
-    outputs = jax.vmap(at)(t_eval)
-    if save_fn is not None:
-        outputs = jax.vmap(lambda t, y: save_fn(t, y, *args))(t_eval, outputs)
-    return y1, outputs

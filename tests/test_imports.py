@@ -13,6 +13,7 @@ ROOMS = (
     "ensemble",
     "ivp",
     "mass",
+    "linear",
     "arguments",
     "solution",
     "integrate",

@@ -514,6 +514,8 @@ REFUSED = {
     "complex": (TypeError, r"`mass` must be real", jnp.ones(2) * 1j, {}),
     "text": (TypeError, r"`mass` must be real, got 'one'", "one", {}),
     "infinite": (ValueError, r"`mass` must be finite", jnp.array([1.0, jnp.inf]), {}),
+    "half": (TypeError, r"`mass` as a whole matrix needs single precision.*float16", jnp.ones((2, 2)), {"y0": jnp.ones(2, jnp.float16)}),
+    "auto": (ValueError, r"`mass` needs a Rosenbrock method, got `method` 'auto'", jnp.ones(2), {"method": "auto"}),
     "complex state": (TypeError, r"`mass` needs a real `y0`", jnp.ones(2), {"y0": jnp.ones(2) * 1j}),
 }  # fmt: skip
 

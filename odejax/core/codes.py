@@ -9,6 +9,7 @@ from jax import lax
 CODE = jnp.uint16
 NONE, INFINITE = 0, 0x7F80  # the codes of 0 and of infinity
 _HALF = 0x8000
+_SIGN = 0x8000  # sizes are positive: the bit says by which of two methods the step was made
 
 
 def encode(x):
@@ -20,3 +21,13 @@ def encode(x):
 def decode(code, dtype):
     """The number of a code, exactly."""
     return lax.bitcast_convert_type(code.astype(jnp.uint32) << 16, jnp.float32).astype(dtype)
+
+
+def join(code, which):
+    """The code with the number of a method, 0 or 1."""
+    return (code | jnp.where(which, _SIGN, 0)).astype(CODE)
+
+
+def split(joined):
+    """(code, number of the method)."""
+    return joined & CODE(_SIGN - 1), joined >> 15

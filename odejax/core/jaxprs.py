@@ -1,12 +1,15 @@
 """Jaxprs taken apart: evaluated equation by equation, and split into what changes in a loop and what not."""
 
+from collections import Counter
 from typing import NamedTuple
 
 import jax
 import jax.extend
+from jax import lax
 
 JIT_NAMES = ("jit", "pjit")  # calls that are evaluated in place
 CAST_NAMES = ("pvary", "pcast")
+MANY_PIECES, MOST_PIECES = 3, 256  # numbers taken of a vector that is taken apart, and in it
 CHEAP_NAMES = ("broadcast_in_dim", "iota")  # made again rather than kept: they only grow what they get
 
 
@@ -24,9 +27,15 @@ def evaluate(equations, environment):
     def read(atom):
         return atom.val if isinstance(atom, jax.extend.core.Literal) else environment[atom]
 
+    pieces, in_pieces = {}, taken_apart(equations)
     for equation in equations:
         values = [read(atom) for atom in equation.invars]
-        if equation.primitive.name in JIT_NAMES:
+        if is_piece(equation) and equation.invars[0] in in_pieces:
+            (array,) = values
+            if equation.invars[0] not in pieces:
+                pieces[equation.invars[0]] = lax.split(array, (1,) * array.size)
+            out = [pieces[equation.invars[0]][equation.params["start_indices"][0]]]
+        elif equation.primitive.name in JIT_NAMES:
             closed = equation.params["jaxpr"]
             out = evaluate_jaxpr(closed.jaxpr, [*closed.consts, *values])
         elif _is_redundant_cast(equation, values):
@@ -36,6 +45,22 @@ def evaluate(equations, environment):
                 out = bind(equation, values)
         environment.update(zip(equation.outvars, out, strict=True))
     return read
+
+
+def is_piece(equation):
+    """Is this one number of a vector, as `y[i]` is?"""
+    if equation.primitive.name != "slice" or equation.outvars[0].aval.shape != (1,):
+        return False
+    return not isinstance(equation.invars[0], jax.extend.core.Literal)
+
+
+def taken_apart(equations):
+    """The vectors of which many numbers are taken.
+
+    All at once, by a split, that has a derivative of one concatenation; else each has one of the whole size.
+    """
+    counts = Counter(equation.invars[0] for equation in equations if is_piece(equation))
+    return {v for v, n in counts.items() if n >= MANY_PIECES and v.aval.size <= MOST_PIECES}
 
 
 def bind(equation, values):
@@ -62,6 +87,11 @@ def _is_redundant_cast(equation, values):
 def has_calls(jaxpr):
     """Are there calls to jitted functions to inline, or casts that may be redundant?"""
     return any(equation.primitive.name in (*JIT_NAMES, *CAST_NAMES) for equation in jaxpr.eqns)
+
+
+def should_be_evaluated(jaxpr):
+    """Does `evaluate_jaxpr` make another jaxpr of it?"""
+    return has_calls(jaxpr) or bool(taken_apart(jaxpr.eqns))
 
 
 def split(jaxpr, is_changing):

@@ -44,6 +44,11 @@ def combine(state, scale, weights, slopes):
     return tuple(out)
 
 
+def weigh(weights, rows):
+    """sum_i weights[i] rows[i], for weights as an array and a state of rows."""
+    return tuple(jnp.tensordot(weights.astype(real_dtype(x)), x, 1) for x in rows)
+
+
 def times(leaf, weight):
     """weight * leaf, for a number: traced faster than by `*`, which is called thousands of times."""
     return leaf if weight == 1.0 else lax.mul(leaf, leaf.dtype.type(weight))

@@ -29,6 +29,11 @@ class RosenbrockStep:
     mass: Mass | None = None
 
     def __call__(self, row, params, state, query):
+        y1, increments, _ = self.packed(row, params, state)
+        return in_a_row(map(self.system.unpack, [y1, *increments]), 0)
+
+    def packed(self, row, params, state):
+        """(y1, increments, h J) as the system calculates with them."""
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
         system, y = self.system, self.system.pack(state)
@@ -43,17 +48,9 @@ class RosenbrockStep:
             size = h if self.mass.is_regular else jnp.where(h == 0, IDLE, h)
         zero = jnp.zeros((), t.dtype)
         jacobian = settle(system.jacobian(partial(scaled_slope, size, zero), y))
-        y1, increments = rosenbrock.step(
-            self.method,
-            system,
-            partial(scaled_slope, h),
-            jacobian,
-            y,
-            t.dtype,
-            not self.f.depends_on_time,
-            mass,
-        )
-        return in_a_row(map(system.unpack, [y1, *increments]), 0)
+        slope, is_autonomous = partial(scaled_slope, h), not self.f.depends_on_time
+        out = rosenbrock.step(self.method, system, slope, jacobian, y, t.dtype, is_autonomous, mass)
+        return *out, jacobian
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class DIRKStep:
         factors = settle(self.system.factor(matrix))
 
         def solve_stage(of_stage, guess):
-            return settle(dirk.root(stage, of_stage, factors, guess))
+            return dirk.root(stage, of_stage, factors, guess), ()
 
-        y1, increments = dirk.step(self.method, stage, point, solve_stage)
+        y1, increments, _ = dirk.step(self.method, stage, point, solve_stage)
         return in_a_row(map(self.system.unpack, [y1, *increments]), 0)

@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from odejax.core import rows
-from odejax.core.codes import decode
+from odejax.core import codes, rows
 from odejax.core.flow import settle, while_loop
 from odejax.core.transform import select
 
@@ -59,10 +58,14 @@ def select_inputs(inputs, active):
 
 
 def row_of(steps, n, s):
-    """Step n as (s, s1), and lane by lane: was it taken? The first may have length 0, as the span."""
-    code = decode(rows.read(steps.codes, n), s.dtype)
-    s1 = jnp.where(jnp.isinf(code), next_stop(steps.stops, s), s + code * steps.unit)
-    return settle(((s, s1), steps.is_own & ((code > 0) | (n == 0))))
+    """Step n as (s, s1, which of two methods), and lane by lane: was it taken?
+
+    The first may have length 0, as the span.
+    """
+    code, which = codes.split(rows.read(steps.codes, n))
+    size = codes.decode(code, s.dtype)
+    s1 = jnp.where(jnp.isinf(size), next_stop(steps.stops, s), s + size * steps.unit)
+    return settle(((s, s1, which.astype(s.dtype)), steps.is_own & ((size > 0) | (n == 0))))
 
 
 def next_stop(stops, s):

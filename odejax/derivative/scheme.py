@@ -76,7 +76,7 @@ class StageByStage:
 
 @dataclass(frozen=True)
 class AtOnce:
-    """A method whose step is one function of rows (s, s1): its result is y1 and all slopes, in a row."""
+    """A method whose step is one function of rows: its result is y1 and all slopes, in a row."""
 
     step: LaneFunction
     n_doublings: int = 0
@@ -112,7 +112,7 @@ Scheme = StageByStage | AtOnce
 
 
 def _stage(row, c):
-    return (*row, jnp.asarray(c, row[0].dtype))
+    return (*row[:2], jnp.asarray(c, row[0].dtype))
 
 
 def in_a_row(states, n_doublings):

@@ -10,9 +10,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from odejax.core.flow import run_if
 from odejax.core.transform import Lanes
 from odejax.integrate.state import Work
 from odejax.stepping import error, explicit, weighted
+from odejax.stepping.stiffness import spectral_radius
+
+MANY = 200  # attempts: fewer are no reason to look for stiffness
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ class Explicit:
         """f(t, y) where the solve ended."""
         return carry.kept
 
+    def stiffness(self, loop, carry):
+        """|h lambda| there as a share of the stability interval, if there were many steps, else 0."""
+
+        def estimate(_):
+            scales = error.scale(carry.y, carry.y, loop.numbers.rtol, loop.numbers.atol)
+            t = loop.t0 + loop.sign * carry.s
+            size = carry.h * spectral_radius(loop.field, t, carry.y, carry.kept, scales)
+            return size / loop.method.stability_interval
+
+        zero = jnp.zeros_like(carry.h)
+        if not loop.plan.is_adaptive:
+            return zero
+        n = carry.stats.num_accepted + carry.stats.num_rejected
+        return run_if((n >= MANY).any(), estimate, zero)
+
 
 @dataclass(frozen=True)
 class Replayed:
@@ -59,6 +78,9 @@ class Replayed:
     def slope(self, loop, carry):
         return loop.field(loop.t0 + loop.sign * carry.s, carry.y)
 
+    def stiffness(self, loop, carry):
+        return jnp.zeros_like(carry.h)
+
 
 @dataclass(frozen=True)
 class Iterated(Replayed):
@@ -71,13 +93,13 @@ class Iterated(Replayed):
         return replace(self, first=Lanes(self.first, axes), tried=Lanes(self.tried, axes))
 
     def init(self, loop, k0):
-        return self.first((loop.t0, loop.t0), loop.params, loop.y0, ())
+        return self.first((loop.t0, loop.t0), loop.params, (loop.y0, k0), ())
 
     def __call__(self, loop, y, s, s1, h, kept):
         scales = error.scale(y, y, loop.numbers.rtol, loop.numbers.atol)
         tried = self.tried((s, s1), loop.params, (y, tuple(scales), kept), ())
         work = Work(
-            loop.method.n_stages - sum(loop.method.IMPLICIT) + tried.iterations,
+            loop.method.n_stages - sum(loop.method.IMPLICIT) - loop.method.is_fsal + tried.iterations,
             tried.is_new_jacobian.astype(jnp.int32),
             tried.are_new_factors.astype(jnp.int32),
             tried.iterations,

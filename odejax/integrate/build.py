@@ -52,7 +52,7 @@ def trace(fn, t, y, args, theta, check_out, like, form):
     values = [*closed.consts, *operands]
     if form.is_apart:
         jaxpr, values = _apart(closed, operands, len(state), form, must_fit=like is not None)
-    elif jaxprs.has_calls(closed.jaxpr):
+    elif jaxprs.should_be_evaluated(closed.jaxpr):
         jaxpr = jax.make_jaxpr(lambda *v: jaxprs.evaluate_jaxpr(closed.jaxpr, v))(*values).jaxpr
     else:
         jaxpr = closed.jaxpr

@@ -60,7 +60,8 @@ class Loop:
         h, n_evals = self._first_step(y, k)
         zero = jnp.zeros_like(self.t0)
         count = jnp.zeros(self.t0.shape, jnp.int32)
-        stats = Stats(count, count, count + n_evals, count, count, count, jnp.full_like(zero, jnp.inf), zero)
+        counts = (count, count, count + n_evals, count, count, count, count)
+        stats = Stats(*counts, min_step=jnp.full_like(zero, jnp.inf), min_step_at=zero, stiffness=zero)
         outputs = tuple(
             emit.init(self.plan, kind, times, self.plan.is_recorded) for kind, times in enumerate(self.times)
         )
@@ -176,7 +177,8 @@ class Loop:
         slot = jnp.where(is_kept, schedule.slot(tape.n, capacity), capacity)
         kept = old.s, *old.y
         states = tuple(rows.write(b, leaf, slot) for b, leaf in zip(tape.states, kept, strict=True))
-        code = jnp.where(is_accepted, step.code, codes.NONE).astype(codes.CODE)
+        code = step.code if step.is_stiff is None else codes.join(step.code, step.is_stiff)
+        code = jnp.where(is_accepted, code, codes.NONE).astype(codes.CODE)
         sizes = rows.write(tape.codes, code, tape.n)
         n = tape.n + is_accepted.any()
         return Tape(n, jnp.where(n > tape.n, stride, tape.stride), sizes, states)
@@ -219,8 +221,10 @@ class Loop:
             stats.num_jac_evals + work.jac_evals * is_running,
             stats.num_factorizations + work.factorizations * is_running,
             stats.num_newton_iterations + work.newton_iterations * is_running,
+            stats.num_stiff + (is_accepted & step.is_stiff if step.is_stiff is not None else 0),
             jnp.where(is_smallest, size, stats.min_step),
             jnp.where(is_smallest, self.t0 + self.sign * step.s, stats.min_step_at),
+            stats.stiffness,
         )
 
     def _next_status(self, old, step, s, is_accepted, is_finite, stats, outputs, tape):
@@ -264,4 +268,5 @@ class Loop:
         has_begun = carry.status != Status.NON_FINITE_START
         y = leaves.where(has_begun, carry.y, self.y0)
         k = leaves.where(has_begun, self.plan.attempt.slope(self, carry), self.k0)
-        return Solved(y1, outputs, t1, y, k, carry.status, carry.stats, counts, record)
+        stats = carry.stats._replace(stiffness=self.plan.attempt.stiffness(self, carry))
+        return Solved(y1, outputs, t1, y, k, carry.status, stats, counts, record)

@@ -54,7 +54,7 @@ def _describe(plan, inputs, describe: Callable[..., Any]) -> Any:
             n_outputs=counts,
             has_failed=describe(lanes, jnp.bool_, 0),
         )
-    stats = Stats(count, count, count, count, count, count, real, real)
+    stats = Stats(count, count, count, count, count, count, count, real, real, real)
     return Solved(state, outputs, real, state, state, count, stats, counts, record)
 
 

@@ -29,8 +29,10 @@ class Stats(NamedTuple):
     num_jac_evals: jax.Array
     num_factorizations: jax.Array
     num_newton_iterations: jax.Array
+    num_stiff: jax.Array  # accepted steps by the stiff one of two methods
     min_step: jax.Array  # size of the smallest accepted step, but for the one that ends on t1
     min_step_at: jax.Array  # the time it started from
+    stiffness: jax.Array  # |h lambda| where an explicit solve ended, by its stability interval
 
 
 class Solved(NamedTuple):
@@ -80,6 +82,7 @@ class Step(NamedTuple):
     if_rejected: Any
     work: Work
     retry: jax.Array | None = None  # by how much to change a step whose equations were not solved; else 0
+    is_stiff: jax.Array | None = None  # of two methods, is it by the stiff one?
 
 
 class Carry(NamedTuple):

@@ -3,18 +3,23 @@
 from functools import reduce
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from odejax.core.flow import run_if
+from odejax.core.flow import run_if, settle
 
 LARGEST_CLOSED = 3  # rows of a matrix that is inverted by its cofactors
-LARGEST_ELIMINATED = 16  # rows up to which elimination as below is faster than LAPACK
+LARGEST_ELIMINATED = 48  # rows up to which elimination as below is faster than LAPACK
+TOGETHER = 4  # unknowns eliminated in one turn of the loop
 
 
 def inverse(matrix):
     """The inverse of an (n, n) matrix: by Gauss-Jordan elimination, with pivots if it needs them."""
     n = matrix.shape[0]
-    first = lax.fori_loop(0, n, lambda _, m: _eliminate(m), matrix)
+    missing = -n % TOGETHER
+    padded = jnp.pad(matrix, (0, missing)) + np.diag(np.arange(n + missing) >= n).astype(matrix.dtype)
+    turns = (n + missing) // TOGETHER
+    first = lax.fori_loop(0, turns, _eliminate_some, padded)[:n, :n]
     probe = jnp.ones(n, matrix.dtype)
     residual = matrix @ (first @ probe) - probe
     is_good = jnp.abs(residual).max() <= jnp.finfo(matrix.dtype).eps ** 0.5  # false for NaN
@@ -22,18 +27,24 @@ def inverse(matrix):
     return run_if(~is_good & is_usable, lambda _: jnp.linalg.inv(matrix), first)
 
 
-def _eliminate(matrix):
-    """Exchanges the first unknown for the first right-hand side, and moves both to the end.
+def _eliminate_some(turn, matrix):
+    for i in range(TOGETHER):
+        matrix = settle(_eliminate(turn * TOGETHER + i, matrix))
+    return matrix
 
-    After n such steps all are exchanged and in their old places: the matrix maps right-hand sides to
-    unknowns. Moving rows instead of an index keeps every slice static.
+
+def _eliminate(k, matrix):
+    """Exchanges unknown k for right-hand side k.
+
+    After all of them the matrix maps right-hand sides to unknowns.
     """
-    reciprocal = 1 / matrix[0, 0]
-    row, column = matrix[0, 1:] * reciprocal, matrix[1:, 0]
-    others = matrix[1:, 1:] - column[:, None] * row[None, :]
-    upper = jnp.concatenate([others, (-column * reciprocal)[:, None]], axis=1)
-    lower = jnp.concatenate([row, reciprocal[None]])[None]
-    return jnp.concatenate([upper, lower])
+    is_k = np.arange(matrix.shape[0]) == k
+    row, column = (lax.dynamic_index_in_dim(matrix, k, axis, keepdims=False) for axis in (0, 1))
+    reciprocal = 1 / lax.dynamic_index_in_dim(row, k, keepdims=False)
+    row = jnp.where(is_k, reciprocal, row * reciprocal)
+    column = jnp.where(is_k, -1, column)
+    others = jnp.where(is_k[:, None] | is_k, 0, matrix)
+    return others - column[:, None] * row
 
 
 def cofactor_inverse(rows):

@@ -9,7 +9,7 @@ transposed solves of reverse mode use the same factors.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,15 @@ Leaves = tuple[jax.Array, ...]
 class System(ABC):
     """How matrices that act on a state are stored."""
 
+    is_unrolled = False  # are steps made of it faster stage by stage than in a loop?
+
     @abstractmethod
     def pack(self, state) -> Leaves:
         """A state in the form in which it is calculated with."""
+
+    @abstractmethod
+    def pack_sizes(self, sizes) -> Leaves:
+        """Real numbers, one for each of a state, in the same form."""
 
     @abstractmethod
     def unpack(self, packed) -> Leaves:
@@ -54,6 +60,10 @@ class System(ABC):
     @abstractmethod
     def multiply(self, matrix, x) -> Leaves:
         """The matrix times a packed state."""
+
+    @abstractmethod
+    def bound(self, matrix, scales) -> jax.Array:
+        """A bound of its eigenvalues: the largest row sum, where components are measured by `scales`."""
 
     def diagonal(self, d) -> Leaves:
         """The diagonal matrix with a packed state on it."""
@@ -89,9 +99,13 @@ class Scalars(System):
     """At most three scalars, with the zeros that the Jacobian always has."""
 
     pattern: tuple[tuple[bool, ...], ...]  # where the Jacobian, or the identity, may be not 0
+    is_unrolled: bool = False
 
     def pack(self, state):
         return state
+
+    def pack_sizes(self, sizes):
+        return sizes
 
     def unpack(self, packed):
         return packed
@@ -125,6 +139,10 @@ class Scalars(System):
     def multiply(self, matrix, x):
         return tuple(inverse.multiply(self._rows(matrix), x))
 
+    def bound(self, matrix, scales):
+        sums = inverse.multiply(self._rows(tuple(map(jnp.abs, matrix))), scales)
+        return reduce(jnp.maximum, map(lax.div, sums, scales))
+
     def _places(self):
         return [(i, j) for i, row in enumerate(self.pattern) for j, is_there in enumerate(row) if is_there]
 
@@ -147,13 +165,18 @@ class Dense(System):
 
     @property
     def dtype(self):
-        return jnp.finfo(jnp.result_type(*(leaf.dtype for leaf in self.leaves))).dtype
+        widest = jnp.result_type(*(leaf.dtype for leaf in self.leaves))
+        return jnp.promote_types(jnp.finfo(widest).dtype, jnp.float32)  # LAPACK has none below
 
     def pack(self, state):
         parts = []
         for x in state:
             parts += [x.real.ravel(), x.imag.ravel()] if _is_complex(x) else [x.ravel()]
         return (jnp.concatenate([p.astype(self.dtype) for p in parts]),)
+
+    def pack_sizes(self, sizes):
+        pairs = zip(sizes, self.leaves, strict=True)
+        return self.pack(tuple(lax.complex(x, x) if _is_complex(leaf) else x for x, leaf in pairs))
 
     def unpack(self, packed):
         sizes = [leaf.size * (1 + _is_complex(leaf)) for leaf in self.leaves]
@@ -194,15 +217,18 @@ class Dense(System):
     def multiply(self, matrix, x):
         return (matrix[0] @ x[0],)
 
+    def bound(self, matrix, scales):
+        return (jnp.abs(matrix[0]) @ scales[0] / scales[0]).max()
+
 
 def _is_complex(x):
     return jnp.issubdtype(x.dtype, jnp.complexfloating)
 
 
-def system_for(leaves, pattern):
+def system_for(leaves, pattern, n_lanes):
     """The fastest way for a state of such leaves; `pattern` of its Jacobian if all are scalars."""
     leaves = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
     are_alike = len({x.dtype for x in leaves}) == 1 and not _is_complex(leaves[0])
     if pattern is not None and are_alike and inverse.is_closed(len(leaves)):
-        return Scalars(pattern)
+        return Scalars(pattern, is_unrolled=n_lanes > 1)
     return Dense(leaves)

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from odejax.core import leaves
 from odejax.core.flow import while_loop
 from odejax.linalg.system import System
+from odejax.stepping.rosenbrock import square
 
 MOST_ITERATIONS = 10  # of a stage when steps are tried
 MOST_TO_THE_END = 50  # and when they are made again
@@ -90,20 +92,51 @@ def iterate(stage, point, factors, guess, rate, norm, tolerance, most):
     return while_loop(lambda p: p.is_going, body, start)
 
 
+class Approach(NamedTuple):
+    """Of an iteration to the last digits."""
+
+    y: tuple[jax.Array, ...]
+    change: tuple[jax.Array, ...]  # the size of the last one, number by number
+    is_done: tuple[jax.Array, ...]  # has the number converged, as far as rounding errors let it?
+    is_near: jax.Array  # are all changes small?
+    n: jax.Array
+    is_going: jax.Array
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def root(stage, point, factors, guess):
-    """The stage, to the last digits that the iteration gives; NaN where it fails."""
+    """The stage, to the last digits that the iteration gives; NaN where it fails.
 
-    def norm(change, y):
-        sizes = [jnp.abs(c) / (jnp.abs(x) + jnp.abs(x).max() + tiny) for c, x in zip(change, y, strict=True)]
-        return jnp.stack([s.max() for s in sizes]).max()
+    Every number converges by itself, as one may be far smaller than the others, and what is left of a
+    difference of others is rounding errors. After a good guess changes may grow before they shrink.
+    """
+    eps = jnp.finfo(leaves.real_dtype(guess[0])).eps
 
-    limits = jnp.finfo(leaves.real_dtype(guess[0]))
-    tiny, eps = limits.tiny, limits.eps
-    unknown = jnp.ones_like(tiny)
-    end = iterate(stage, point, factors, guess, unknown, norm, eps, MOST_TO_THE_END)
-    is_solved = end.change <= eps**0.5  # it ends in rounding errors
-    return tuple(jnp.where(is_solved, x, jnp.nan) for x in end.y)
+    def is_done(x, last, change, largest, n):
+        """(has it converged?, is its change small?)"""
+        rate = change / jnp.where(last > 0, last, 1)
+        left = jnp.where(n > 0, change * rate / jnp.maximum(1 - rate, 1 - WORST_RATE), change)
+        is_near = change <= eps**0.5 * (jnp.abs(x) + largest)
+        is_lost_in_noise = (n > 1) & (rate > WORST_RATE)
+        return is_near & ((jnp.minimum(left, change / 4) <= eps * jnp.abs(x)) | is_lost_in_noise), is_near
+
+    def body(p):
+        change = stage.system.apply(factors, stage.residual(point, p.y))
+        y = tuple(map(lax.sub, p.y, change))
+        change = tuple(map(jnp.abs, change))
+        largest = jnp.stack([jnp.abs(x).max() for x in y]).max()
+        checks = [is_done(*of_leaf, largest, p.n) for of_leaf in zip(y, p.change, change, strict=True)]
+        done = tuple(d | is_now for d, (is_now, _) in zip(p.is_done, checks, strict=True))
+        is_near = jnp.stack([near.all() for _, near in checks]).all()
+        is_over = jnp.stack([d.all() for d in done]).all() | ~jnp.isfinite(largest)
+        n = p.n + 1
+        return Approach(y, change, done, is_near, n, ~is_over & (n < MOST_TO_THE_END))
+
+    sizes = tuple(map(jnp.abs, guess))
+    no = tuple(x < 0 for x in sizes)
+    start = Approach(guess, sizes, no, no[0].any(), jnp.int32(0), sizes[0].max() >= 0)
+    end = while_loop(lambda p: p.is_going, body, start)
+    return tuple(jnp.where(end.is_near, x, jnp.nan) for x in end.y)
 
 
 @root.defjvp
@@ -115,19 +148,39 @@ def _root_jvp(stage, primals, tangents):
     return y, tuple(map(lax.neg, stage.solver(point, y)(change)))
 
 
-def step(tableau, stage, point, solve_stage):
-    """(y1, increments): `point` is that of the start, `solve_stage(point, guess)` solves a stage."""
+def step(tableau, stage, point, solve_stage, first_increment=None):
+    """(y1, increments, what the solves tell): `solve_stage(point, guess)` gives a stage and what it tells.
+
+    `point` is that of the start, `first_increment` that of an explicit first stage, if it is known.
+    Stages are solved in a loop, with a single copy of f.
+    """
     t, h, theta, y = point
-    increments, last = [], y
-    rows = zip(tableau.C, tableau.A, tableau.PREDICTOR, tableau.IMPLICIT, strict=True)
-    for c, a, predictor, is_implicit in rows:
-        of_stage = Point(t + c * h, h, theta, leaves.combine(y, None, a, increments))
-        if is_implicit:
-            guess = leaves.combine(y, None, predictor, increments)
-            last = solve_stage(of_stage, guess)
-            difference = tuple(map(lax.sub, last, of_stage.base))
-            increments.append(tuple(leaves.times(x, stage.shift) for x in difference))
-        else:
-            increments.append(stage.increment(of_stage, of_stage.base))
+    n = tableau.n_stages
+
+    def at(c, a, increments):
+        return Point(t + c * h, h, theta, leaves.add(y, leaves.weigh(a, increments)))
+
+    def put(increments, i, new):
+        update = lax.dynamic_update_index_in_dim
+        return tuple(update(x, u, i, 0) for x, u in zip(increments, new, strict=True))
+
+    def one(increments, row):
+        i, c, a, predictor = row
+        of_stage = at(c, a, increments)
+        last, told = solve_stage(of_stage, leaves.add(y, leaves.weigh(predictor, increments)))
+        difference = tuple(map(lax.sub, last, of_stage.base))
+        return put(increments, i, (leaves.times(x, stage.shift) for x in difference)), (last, told)
+
+    increments = tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y)
+    first = tableau.IMPLICIT.index(True)
+    for i in range(first):
+        start = at(tableau.C[i], square(tableau.A)[i], increments)
+        is_known = i == 0 and first_increment is not None
+        new = first_increment if is_known else stage.increment(start, start.base)
+        increments = put(increments, i, new)
+    rows = np.arange(n), np.array(tableau.C), square(tableau.A), square(tableau.PREDICTOR)
+    increments, (stages, told) = lax.scan(one, increments, tuple(x[first:] for x in rows))
+    increments = [tuple(x[i] for x in increments) for i in range(n)]
+    last = tuple(x[-1] for x in stages)
     y1 = last if tableau.is_stiffly_accurate else leaves.combine(y, None, tableau.B, increments)
-    return y1, increments
+    return y1, increments, told

@@ -1,10 +1,14 @@
 """One step of a Rosenbrock method: one linear system, one solve a stage, no iteration.
 
-`slope(c, y)` gives h f(t + c h, y), and `jacobian` is its derivative, h J.
+`slope(c, y)` gives h f(t + c h, y), of packed states, and `jacobian` is its derivative, h J.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
 from odejax.core import leaves
 from odejax.core.flow import settle
@@ -21,15 +25,49 @@ def step(tableau, system, slope, jacobian, y, time_dtype, is_autonomous, mass=No
     changes = None
     if not is_autonomous:
         changes = jax.jvp(lambda c: slope(c, y), (zero,), (jnp.ones_like(zero),))[1]
+    stages = _one_by_one if system.is_unrolled else _in_a_loop
+    multiply = None if mass is None else partial(system.multiply, mass)
+    increments = stages(tableau, slope, solve, y, changes, multiply)
+    return leaves.combine(y, None, tableau.B, increments), increments
+
+
+def _one_by_one(tableau, slope, solve, y, changes, multiply):
+    """The fastest for many lanes of a few scalars: in registers."""
     increments = []
     for c, a, g, k in zip(tableau.C, tableau.A, tableau.G, tableau.K, strict=True):
         b = slope(c, leaves.combine(y, None, a, increments))
-        if mass is None:
+        if multiply is None:
             b = leaves.combine(b, None, k, increments)
         elif any(k):
             total = leaves.combine(leaves.zeros_like(y), None, k, increments)
-            b = leaves.add(b, system.multiply(mass, total))
+            b = leaves.add(b, multiply(total))
         if changes is not None:
             b = leaves.combine(b, None, (g,), (changes,))
         increments.append(settle(solve(settle(b))))
-    return leaves.combine(y, None, tableau.B, increments), increments
+    return increments
+
+
+def _in_a_loop(tableau, slope, solve, y, changes, multiply):
+    """With a single copy of f: compiled in half the time, and no slower."""
+    n = tableau.n_stages
+
+    def stage(increments, row):
+        i, c, a, g, k = row
+        b = slope(c, leaves.add(y, leaves.weigh(a, increments)))
+        total = leaves.weigh(k, increments)
+        b = leaves.add(b, total if multiply is None else multiply(total))
+        if changes is not None:
+            b = leaves.add(b, leaves.weigh(g[None], tuple(x[None] for x in changes)))
+        u = solve(b)
+        put = lax.dynamic_update_index_in_dim
+        return tuple(put(x, new, i, 0) for x, new in zip(increments, u, strict=True)), None
+
+    rows = (np.arange(n), np.array(tableau.C), square(tableau.A), np.array(tableau.G), square(tableau.K))
+    increments = tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y)
+    increments, _ = lax.scan(stage, increments, rows)
+    return [tuple(x[i] for x in increments) for i in range(n)]
+
+
+def square(rows):
+    """Rows of a lower triangle, filled with zeros."""
+    return np.array([(*row, *[0.0] * (len(rows) - len(row))) for row in rows])

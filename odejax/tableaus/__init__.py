@@ -8,6 +8,7 @@ from odejax.tableaus.low_order import RK4, SSPRK3, Bosh3, Euler, Heun, Midpoint,
 from odejax.tableaus.order5 import CashKarp, Dopri5, Tsit5
 from odejax.tableaus.rosenbrock import Rodas4, Rodas5P, Rosenbrock23
 from odejax.tableaus.rosenbrock_tableau import RosenbrockTableau
+from odejax.tableaus.switching import Auto, Switching
 from odejax.tableaus.tableau import ExplicitTableau
 from odejax.tableaus.verner import Vern7, Vern9
 
@@ -21,7 +22,7 @@ _STIFF = (
     Rosenbrock23, Rodas4, Rodas5P,
 )  # fmt: skip
 
-METHODS: dict[str, Tableau] = {tableau.name: tableau for tableau in (*_EXPLICIT, *_STIFF)}
+METHODS: dict[str, Tableau] = {tableau.name: tableau for tableau in (*_EXPLICIT, *_STIFF, Auto)}
 
 __all__ = [
     "DOP853",
@@ -29,6 +30,7 @@ __all__ = [
     "RK4",
     "SSPRK3",
     "TRBDF2",
+    "Auto",
     "Bosh3",
     "CashKarp",
     "DIRKTableau",
@@ -46,6 +48,7 @@ __all__ = [
     "Rodas5P",
     "Rosenbrock23",
     "RosenbrockTableau",
+    "Switching",
     "Tableau",
     "Tsit5",
     "Vern7",

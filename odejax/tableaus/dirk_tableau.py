@@ -137,6 +137,9 @@ class DIRKTableau(Tableau):
                 f"`a` has {len(self.a)} rows and `b` has {len(self.b)} weights; give one of each "
                 "for every stage"
             )
+        is_implicit = [row[-1] != 0 for row in self.a if row]
+        if is_implicit != sorted(is_implicit):
+            raise self._invalid("a stage after an implicit one is explicit; explicit stages come first")
         if (self.embedded_order is None) != (self.b_embedded is None):
             raise self._invalid("give `embedded_order` together with `b_embedded`")
         if self.has_damped_error and self.b_embedded is None:

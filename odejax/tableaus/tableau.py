@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import fsum
 
 from odejax.tableaus.base import Number, Row, Tableau, floats
+
+STABILITY_STEP = 0.01  # precision of the stability interval
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +128,18 @@ class ExplicitTableau(Tableau):
     def n_extra(self) -> int:
         """How many more evaluations of f dense output needs."""
         return len(self.extra_a)
+
+    @cached_property
+    def stability_interval(self) -> float:
+        """The x up to which y' = -x y is stable with steps of size 1."""
+        ones, moments = [1.0] * self.n_stages, []  # b A^k 1, the coefficients of the stability function
+        for _ in range(self.n_stages):
+            moments.append(fsum(b * v for b, v in zip(self.B, ones, strict=True)))
+            ones = [fsum(a * v for a, v in zip(row, ones, strict=False)) for row in self.A]
+        x = 0.0
+        while abs(1 + fsum(m * (-x) ** (k + 1) for k, m in enumerate(moments))) <= 1 + 1e-9:
+            x += STABILITY_STEP
+        return x
 
     @property
     def _coefficients(self) -> tuple[object, ...]:
