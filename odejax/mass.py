@@ -50,6 +50,10 @@ def _check(name, m):
 
 def _whole(matrix, y0):
     dtype = arguments.real_dtype(y0)
+    if jnp.finfo(dtype).bits < 32:
+        raise TypeError(
+            f"`mass` as a whole matrix needs single precision, `y0` has {dtype}. Pass a diagonal."
+        )
     if not arguments.is_known(matrix):
         return (jnp.asarray(matrix, dtype),), Mass(is_diagonal=False, is_regular=False)
     known = np.asarray(matrix, dtype)
