@@ -29,6 +29,7 @@ class Layout:
     @cached_property
     def position(self):
         """Where each unknown is in that order."""
+        assert self.order is not None, "asked only of layouts that have an order"
         return np.argsort(self.order)
 
     @cached_property
@@ -89,8 +90,9 @@ class Compressed(Dense):
         layout = self.layout
         if layout.solver is None:
             n = layout.coloring.size
-            places = layout.coloring.places(*np.indices((n, n)))
-            return super().factor((bands.entries(*matrix, places),))
+            rows, columns = np.indices((n, n))
+            places = layout.coloring.places(rows, columns)
+            return super().factor((bands.entries(matrix[0], places),))
         return layout.solver.factor(*matrix)
 
     def apply(self, factors, b):
