@@ -26,9 +26,7 @@ def diffusion(t, u, p):
 
 
 def loss(p, u0, method, rtol):
-    sol = odejax.solve(
-        diffusion, u0, T_SPAN, (p,), t_eval=TIMES, method=method, rtol=rtol, atol=1e-3 * rtol
-    )
+    sol = odejax.solve(diffusion, u0, T_SPAN, (p,), t_eval=TIMES, method=method, rtol=rtol, atol=1e-3 * rtol)
     return jnp.sum(sol.ys**2), sol.stats.num_accepted
 
 

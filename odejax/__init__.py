@@ -6,6 +6,7 @@ from odejax.ensemble import ensemble
 from odejax.ivp import solve
 from odejax.linalg.banded import Banded
 from odejax.linalg.sparse import Sparse
+from odejax.linear import expm_multiply, solve_linear
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
 from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching
@@ -30,5 +31,7 @@ __all__ = [
     "Switching",
     "check",
     "ensemble",
+    "expm_multiply",
     "solve",
+    "solve_linear",
 ]

@@ -63,17 +63,17 @@ def is_array_or_number(x) -> bool:
     return eqx.is_array(x) or isinstance(x, (bool, int, float, complex, np.ndarray, np.generic))
 
 
-def state(y0) -> Any:
+def state(y0, name="y0") -> Any:
     """`y0` with inexact arrays as leaves."""
     paths, _ = jax.tree.flatten_with_path(y0)
     if not paths:
-        raise ValueError(f"`y0` has no arrays in it: got {y0!r}. Pass an array or a pytree of arrays.")
+        raise ValueError(f"`{name}` has no arrays in it: got {y0!r}. Pass an array or a pytree of arrays.")
     for path, leaf in paths:
-        name = "y0" + jax.tree_util.keystr(path)
+        at = name + jax.tree_util.keystr(path)
         if not is_array_or_number(leaf):
-            raise TypeError(f"`{name}` must be an array or a number, got {type(leaf).__name__}.")
+            raise TypeError(f"`{at}` must be an array or a number, got {type(leaf).__name__}.")
         if np.size(leaf) == 0:
-            raise ValueError(f"`{name}` is empty (shape {np.shape(leaf)}). Leave empty arrays out.")
+            raise ValueError(f"`{at}` is empty (shape {np.shape(leaf)}). Leave empty arrays out.")
     return jax.tree.map(_inexact, y0)
 
 
@@ -97,10 +97,10 @@ def span(t_span):
         t0, t1 = t_span
     except (TypeError, ValueError):
         raise ValueError(f"`t_span` must be a pair (t0, t1), got {t_span!r}.") from None
-    return _time("t_span[0]", t0), _time("t_span[1]", t1)
+    return time("t_span[0]", t0), time("t_span[1]", t1)
 
 
-def _time(name, t):
+def time(name, t):
     if not is_array_or_number(t) or jnp.issubdtype(jnp.result_type(t), jnp.complexfloating):
         raise TypeError(f"`{name}` must be a real number, got {t!r}.")
     if np.shape(t) != ():
@@ -234,7 +234,7 @@ def first_step(dt0):
     """`dt0`, or None for the automatic choice."""
     if dt0 is None:
         return None
-    dt0 = _time("dt0", dt0)
+    dt0 = time("dt0", dt0)
     if is_known(dt0) and dt0 == 0:
         raise ValueError("`dt0` must not be 0. Pass None for an automatic first step.")
     return dt0

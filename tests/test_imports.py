@@ -12,6 +12,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 ROOMS = (
     "ensemble",
     "ivp",
+    "linear",
+    "mass",
     "arguments",
     "solution",
     "integrate",

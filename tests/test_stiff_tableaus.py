@@ -9,6 +9,7 @@ import pytest
 
 from odejax.tableaus import (
     METHODS,
+    RK4,
     DIRKTableau,
     ImplicitMidpoint,
     Kvaerno3,
@@ -153,7 +154,7 @@ def test_dense_output_ends_in_y1(tableau):
 
 
 def test_rosenbrock_trees_without_gamma_are_those_of_runge_kutta():
-    a = square(METHODS["rk4"].A)
+    a = square(RK4.A)
     assert (rosenbrock_weights(a, a, 5) == elementary_weights(a, 5)).all()
 
 

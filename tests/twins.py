@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-import odejax
-from odejax.tableaus import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau
+from odejax import METHODS, DIRKTableau, ExplicitTableau, RosenbrockTableau, Switching, solve
 from problems import flat
 
 ITERATIONS = 12  # of Newton's method, from a guess as good as the last stage
@@ -20,7 +19,7 @@ ITERATIONS = 12  # of Newton's method, from a guess as good as the last stage
 
 def recorded_steps(f, y0, t_span, args=(), capacity=64, **options):
     """Elapsed times |t - t0| at the ends of the accepted steps, the start first; the last one repeats."""
-    sol = odejax.solve(f, y0, t_span, args, save_steps=capacity, **options)
+    sol = solve(f, y0, t_span, args, save_steps=capacity, **options)
     n = int(sol.stats.num_saved)
     assert n == int(sol.stats.num_accepted) < capacity
     s = np.abs(np.asarray(sol.ts) - float(t_span[0]))
@@ -31,9 +30,10 @@ def recorded_steps(f, y0, t_span, args=(), capacity=64, **options):
 def naive_twin(f, y0, t_span, args, s, method="tsit5", t_eval=None, save_fn=None):
     """Steps from one of the times `s` to the next: (y1, outputs at t_eval).
 
-    Sizes are constants, but that of the step which ends on t1.
+    Sizes are constants, but that of the step which ends on t1. "auto" is its explicit method.
     """
     method, (t0, t1), s = METHODS[method], t_span, lax.stop_gradient(s)
+    method = method.explicit if isinstance(method, Switching) else method
     sign = jnp.where(t1 >= t0, 1.0, -1.0)
     is_taken = (s[1:] > s[:-1]) | (jnp.arange(len(s) - 1) == 0)
     is_last = is_taken & (s[1:] == s[-1])

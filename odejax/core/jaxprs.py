@@ -60,7 +60,7 @@ def taken_apart(equations):
     All at once, by a split, that has a derivative of one concatenation; else each has one of the whole size.
     """
     counts = Counter(equation.invars[0] for equation in equations if is_piece(equation))
-    return {v for v, n in counts.items() if MANY_PIECES <= n and v.aval.size <= MOST_PIECES}
+    return {v for v, n in counts.items() if n >= MANY_PIECES and v.aval.size <= MOST_PIECES}
 
 
 def bind(equation, values):

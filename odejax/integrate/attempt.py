@@ -93,13 +93,13 @@ class Iterated(Replayed):
         return replace(self, first=Lanes(self.first, axes), tried=Lanes(self.tried, axes))
 
     def init(self, loop, k0):
-        return self.first((loop.t0, loop.t0), loop.params, loop.y0, ())
+        return self.first((loop.t0, loop.t0), loop.params, (loop.y0, k0), ())
 
     def __call__(self, loop, y, s, s1, h, kept):
         scales = error.scale(y, y, loop.numbers.rtol, loop.numbers.atol)
         tried = self.tried((s, s1), loop.params, (y, tuple(scales), kept), ())
         work = Work(
-            loop.method.n_stages - sum(loop.method.IMPLICIT) + tried.iterations,
+            loop.method.n_stages - sum(loop.method.IMPLICIT) - loop.method.is_fsal + tried.iterations,
             tried.is_new_jacobian.astype(jnp.int32),
             tried.are_new_factors.astype(jnp.int32),
             tried.iterations,

@@ -30,10 +30,12 @@ def most_components(method: Tableau, structure, wished):
     return min(wished, LARGEST_CLOSED) if structure is None else 0
 
 
-def scheme_and_attempt(method: Tableau, f, y0, structure, n_lanes, is_adaptive):
+def scheme_and_attempt(method: Tableau, f, y0, structure, n_lanes, is_adaptive, mass=None):
     """The scheme of a method for dy/dt = f of a state with the leaves `y0`, and the attempt at a step.
 
-    `structure` is what is known of the Jacobian of f, `Banded` or `Sparse`, or None.
+    `structure` is what is known of the Jacobian of f, `Banded` or `Sparse`, or None. With a `mass`, which
+    only Rosenbrock methods have, for M dy/dt = f.
+
     Steps of given size have no tolerance: their equations are solved to the last digits.
     """
     if isinstance(method, ExplicitTableau):
@@ -42,9 +44,12 @@ def scheme_and_attempt(method: Tableau, f, y0, structure, n_lanes, is_adaptive):
         system = structure.system(y0)
     else:
         is_scalar = all(y.ndim == 0 for y in y0)
-        system = system_for(y0, f.pattern if is_scalar else None, n_lanes)
+        pattern = f.pattern if is_scalar else None
+        if is_scalar and mass is not None and not mass.is_diagonal:
+            pattern = ((True,) * len(y0),) * len(y0)
+        system = system_for(y0, pattern, n_lanes)
     if isinstance(method, RosenbrockTableau):
-        return AtOnce(RosenbrockStep(method, f, system)), Replayed()
+        return AtOnce(RosenbrockStep(method, f, system, mass)), Replayed()
     if isinstance(method, DIRKTableau):
         step = DIRKStep(method, f, system)
         return AtOnce(step), Iterated(First(step), TriedStep(step)) if is_adaptive else Replayed()

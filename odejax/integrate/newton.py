@@ -2,6 +2,10 @@
 
 The Jacobian serves as long as the iteration converges fast, its factors as long as h changes little; after
 a failure with an old Jacobian the same step is tried with a new one, then a smaller step.
+
+Where the last slope is the first one of the next step, it is handed on, (Y - base) / (h gamma). f(t, y) would
+be that much less accurate as the problem is stiff: what Newton's iteration left in y, times h J, is what the
+stages would be predicted from.
 """
 
 from dataclasses import dataclass
@@ -25,6 +29,7 @@ SHRINK = 0.25  # of a step whose equations were not solved
 class Kept(NamedTuple):
     """What one attempt hands to the next."""
 
+    slope: tuple[jax.Array, ...]  # f(t, y) where the step starts, packed
     jacobian: tuple[jax.Array, ...]  # of f, not of h f
     factors: tuple[jax.Array, ...]
     h: jax.Array  # that they belong to
@@ -49,19 +54,20 @@ class Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class First:
-    """No matrices yet."""
+    """No matrices yet: from (y, f(t, y))."""
 
     step: DIRKStep
 
     def __call__(self, row, params, state, query):
-        step = self.step
-        point = step.start(row, params, state)
+        step, (y, k) = self.step, state
+        point = step.start(row, params, y)
         jacobian = jax.eval_shape(step.stage.jacobian, point, point.base)
         factors = jax.eval_shape(step.system.factor, jacobian)
         zeros = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
         real = jnp.zeros((), leaves.real_dtype(point.base[0]))
         no = jnp.zeros((), bool)
-        return Kept(zeros(jacobian), zeros(factors), jnp.zeros_like(point.h), real, no, no)
+        slope = step.system.pack(k)
+        return Kept(slope, zeros(jacobian), zeros(factors), jnp.zeros_like(point.h), real, no, no)
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class TriedStep:
         y, scales, kept = state
         step, system = self.step, self.step.system
         stage, point = step.stage, step.start(row, params, y)
-        scales = system.pack(scales)
+        scales = system.pack_sizes(scales)
         kept, is_new_jacobian, are_new_factors = self._matrices(stage, point, kept)
         distance = jnp.abs(point.h - kept.h) / jnp.where(kept.h == 0, 1, jnp.abs(kept.h))
         expected = jnp.maximum(kept.rate**FORGETTING, distance.astype(kept.rate.dtype))
@@ -90,7 +96,7 @@ class TriedStep:
             return end.y, (end.has_converged, end.rate, end.n)
 
         y1, increments, (has_converged, rates, n_iterations) = dirk.step(
-            step.method, stage, point, solve_stage
+            step.method, stage, point, solve_stage, self._first(point, kept)
         )
         errors = self._errors(kept.factors, increments)
         is_solved, rate = has_converged.all(), rates.max()
@@ -99,13 +105,21 @@ class TriedStep:
             system.unpack(y1),
             [system.unpack(g) for g in increments],
             [system.unpack(e) for e in errors],
-            used._replace(is_of_this_step=jnp.zeros_like(kept.is_there)),
+            used._replace(slope=self._last(point, increments), is_of_this_step=jnp.zeros_like(kept.is_there)),
             used._replace(is_of_this_step=kept.is_of_this_step),
             jnp.where(is_solved, 0.0, jnp.where(kept.is_of_this_step, SHRINK, 1.0)),
             n_iterations.sum(dtype=jnp.int32),
             is_new_jacobian,
             are_new_factors,
         )
+
+    def _first(self, point, kept):
+        """h f(t, y), if the last step has told it."""
+        return _scaled(point.h, kept.slope) if self.step.method.is_fsal else None
+
+    def _last(self, point, increments):
+        """The slope at the end."""
+        return _scaled(1 / jnp.where(point.h == 0, 1, point.h), increments[-1])
 
     def _matrices(self, stage, point, kept):
         """(the matrices to use, is the Jacobian new?, are the factors?)"""
@@ -115,15 +129,15 @@ class TriedStep:
         jacobian = lax.cond(is_new, lambda: stage.jacobian(of_f, point.base), lambda: kept.jacobian)
 
         def factor():
-            scaled = tuple(point.h.astype(j.dtype) * j for j in jacobian)
-            return stage.system.factor(stage.system.shifted(scaled, stage.shift_of(point.base)))
+            scaled = stage.system.shifted(_scaled(point.h, jacobian), stage.shift_of(point.base))
+            return stage.system.factor(scaled)
 
         are_new = is_new | has_moved
         factors = lax.cond(are_new, factor, lambda: kept.factors)
         h = jnp.where(are_new, point.h, kept.h)
         rate = jnp.where(is_new & ~kept.is_there, 1, kept.rate)
         is_of_this_step = is_new | kept.is_of_this_step
-        kept = Kept(jacobian, factors, h, rate, jnp.ones_like(kept.is_there), is_of_this_step)
+        kept = Kept(kept.slope, jacobian, factors, h, rate, jnp.ones_like(kept.is_there), is_of_this_step)
         return kept, is_new, are_new
 
     def _errors(self, factors, increments):
@@ -133,3 +147,7 @@ class TriedStep:
             return errors
         system, shift = self.step.system, 1 / method.GAMMA
         return [tuple(leaves.times(x, shift) for x in system.apply(factors, e)) for e in errors]
+
+
+def _scaled(h, arrays):
+    return tuple(h.astype(x.dtype) * x for x in arrays)

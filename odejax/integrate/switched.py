@@ -83,7 +83,7 @@ class TriedStiffly:
         t, h = step_times(row, t0, t1)
         system, method = self.step.system, self.step.method.stiff
         y1, increments, jacobian = self.step.stiff.packed(row, params, y)
-        size = system.bound(jacobian, system.pack(scales))
+        size = system.bound(jacobian, system.pack_sizes(scales))
         y1, increments = system.unpack(y1), [system.unpack(x) for x in increments]
         (errors,) = weighted.errors(method, None, increments)
         columns = self.step.columns(method, increments)

@@ -1,0 +1,1 @@
+"""Linear algebra: the action of a matrix exponential."""

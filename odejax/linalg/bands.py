@@ -84,8 +84,8 @@ class Narrow(Wide):
         reduced = cyclic.factor(*blocks)
         probe = np.random.default_rng(0).uniform(0.5, 1.5, self.shape).astype(stored.dtype)
         x = cyclic.apply(reduced, probe)
-        residual = cyclic.multiply(*blocks, x) - probe
-        terms = cyclic.multiply(*jnp.abs(blocks), jnp.abs(x)) + probe
+        residual = cyclic.multiply(blocks, x) - probe
+        terms = cyclic.multiply(jnp.abs(blocks), jnp.abs(x)) + probe
         is_good = (jnp.abs(residual) <= jnp.finfo(stored.dtype).eps ** GOOD_RESIDUAL * terms).all()
         eliminate = super().factor
         nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(eliminate, stored))

@@ -11,7 +11,7 @@ import numpy as np
 from odejax.core.flow import same_variation
 from odejax.linalg import bands, cyclic
 from odejax.linalg.coloring import Coloring
-from odejax.linalg.system import Dense
+from odejax.linalg.system import Dense, System
 
 NARROW = 4  # diagonals on one side up to which cyclic reduction is faster, and soon compiled
 WIDE = 0.2  # of the matrix; a wider band is solved as a dense matrix is
@@ -30,6 +30,7 @@ class Layout:
     @cached_property
     def position(self):
         """Where each unknown is in that order."""
+        assert self.order is not None, "asked only of layouts that have an order"
         return np.argsort(self.order)
 
     @cached_property
@@ -76,9 +77,16 @@ class Compressed(Dense):
         _, seeds = same_variation([*y, self.layout.coloring.seeds.astype(self.dtype)])
         return (jax.vmap(derivative)(seeds),)
 
-    def shifted(self, jacobian, shift):
+    def shifted(self, jacobian, shift, mass=None):
         (j,) = jacobian
-        return (shift * self.layout.coloring.diagonal.astype(j.dtype) - j,)
+        m = self.layout.coloring.diagonal.astype(j.dtype) if mass is None else mass[0]
+        return (shift * m - j,)
+
+    def diagonal(self, d):
+        return System.diagonal(self, d)
+
+    def full(self, matrix):
+        return System.full(self, matrix)
 
     def factor(self, matrix):
         layout = self.layout

@@ -5,7 +5,7 @@ axis of all arrays, so that a pass is arithmetic of long vectors. There are no p
 caller looks at the residual.
 """
 
-from functools import partial
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -111,8 +111,9 @@ def _expanded_transposed(p, x, gone):
     return at_once - _before(_transpose_times(p.after, x))
 
 
-def multiply(left, middle, right, x):
-    """The matrix times a vector (w, m)."""
+def multiply(blocks, x):
+    """The matrix of (left, middle, right) times a vector (w, m)."""
+    left, middle, right = blocks
     return _times(left, _before(x)) + _times(middle, x) + _times(right, _next(x))
 
 
@@ -167,5 +168,5 @@ def _dense(left, middle, right):
     """The matrix of all blocks; its rows are counted as those of a raveled (w, m) are."""
     m = middle.shape[-1]
     shifts = zip((left, middle, right), (-1, 0, 1), strict=True)
-    full = sum(block[..., None] * np.eye(m, k=k, dtype=block.dtype) for block, k in shifts)
+    full = reduce(jnp.add, [block[..., None] * np.eye(m, k=k, dtype=block.dtype) for block, k in shifts])
     return full.swapaxes(1, 2).reshape(len(middle) * m, -1)

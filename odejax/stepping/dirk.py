@@ -148,10 +148,11 @@ def _root_jvp(stage, primals, tangents):
     return y, tuple(map(lax.neg, stage.solver(point, y)(change)))
 
 
-def step(tableau, stage, point, solve_stage):
+def step(tableau, stage, point, solve_stage, first_increment=None):
     """(y1, increments, what the solves tell): `solve_stage(point, guess)` gives a stage and what it tells.
 
-    `point` is that of the start. Stages are solved in a loop, with a single copy of f.
+    `point` is that of the start, `first_increment` that of an explicit first stage, if it is known.
+    Stages are solved in a loop, with a single copy of f.
     """
     t, h, theta, y = point
     n = tableau.n_stages
@@ -174,7 +175,9 @@ def step(tableau, stage, point, solve_stage):
     first = tableau.IMPLICIT.index(True)
     for i in range(first):
         start = at(tableau.C[i], square(tableau.A)[i], increments)
-        increments = put(increments, i, stage.increment(start, start.base))
+        is_known = i == 0 and first_increment is not None
+        new = first_increment if is_known else stage.increment(start, start.base)
+        increments = put(increments, i, new)
     rows = np.arange(n), np.array(tableau.C), square(tableau.A), square(tableau.PREDICTOR)
     increments, (stages, told) = lax.scan(one, increments, tuple(x[first:] for x in rows))
     increments = [tuple(x[i] for x in increments) for i in range(n)]
