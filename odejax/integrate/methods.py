@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from odejax.core.flow import same_variation
 from odejax.core.status import Status
 from odejax.derivative.implicit import DIRKStep, RosenbrockStep
 from odejax.derivative.program import Slope
@@ -85,6 +86,7 @@ def first_status(structure, f, t0, theta, y0):
     if structure is None:
         return running
     system = structure.system(y0)
-    t0, theta, y0 = lax.stop_gradient((t0, theta, y0))
+    operands, tree = jax.tree.flatten(lax.stop_gradient((t0, theta, y0)))
+    t0, theta, y0 = tree.unflatten(same_variation(operands))
     is_right = system.is_right(lambda y: system.pack(f(t0, theta, system.unpack(y))), system.pack(y0))
     return jnp.where(is_right, running, jnp.int32(Status.WRONG_JAC))

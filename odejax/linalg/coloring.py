@@ -5,6 +5,7 @@ The entry in row i and column j is stored at [color of j, i].
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -36,6 +37,11 @@ class Coloring:
     def diagonal(self):
         """(n_colors, n): which entries are on the diagonal?"""
         return self.columns == np.arange(self.size)
+
+    def dense(self, stored):
+        """The whole matrix."""
+        is_stored = self.columns[self.colors] == np.arange(self.size)[:, None]
+        return jnp.where(is_stored, stored[self.colors], 0).T
 
     def places(self, rows, columns):
         """Where entries are, if what is stored is raveled and followed by a 0 and a 1.

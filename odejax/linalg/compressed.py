@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odejax.linalg import bands, inverse
+from odejax.core.flow import same_variation
+from odejax.linalg import bands, cyclic
 from odejax.linalg.coloring import Coloring
 from odejax.linalg.system import Dense, System
 
 NARROW = 4  # diagonals on one side up to which cyclic reduction is faster, and soon compiled
-WIDE = 0.25  # of the matrix; a wider band is solved as a dense matrix is
+WIDE = 0.2  # of the matrix; a wider band is solved as a dense matrix is
 CHANGE = 0.01  # of a state, relative, so that no entry of the Jacobian vanishes by chance
 
 
@@ -36,7 +37,7 @@ class Layout:
     def solver(self):
         """Of bands; None: as a dense matrix."""
         n, width = self.coloring.size, max(self.lower, self.upper)
-        if n <= inverse.LARGEST_ELIMINATED or width > max(NARROW, WIDE * n):
+        if n <= cyclic.LARGEST_REST or width > max(NARROW, WIDE * n):
             return None
         kind = bands.Narrow if width <= NARROW else bands.Wide
         return kind(self.coloring, self.lower, self.upper)
@@ -73,7 +74,8 @@ class Compressed(Dense):
         def derivative(direction):
             return jax.jvp(fn, (y,), ((direction,),))[1][0]
 
-        return (jax.vmap(derivative)(self.layout.coloring.seeds.astype(self.dtype)),)
+        _, seeds = same_variation([*y, self.layout.coloring.seeds.astype(self.dtype)])
+        return (jax.vmap(derivative)(seeds),)
 
     def shifted(self, jacobian, shift, mass=None):
         (j,) = jacobian
@@ -89,10 +91,7 @@ class Compressed(Dense):
     def factor(self, matrix):
         layout = self.layout
         if layout.solver is None:
-            n = layout.coloring.size
-            rows, columns = np.indices((n, n))
-            places = layout.coloring.places(rows, columns)
-            return super().factor((bands.entries(matrix[0], places),))
+            return super().factor((layout.coloring.dense(*matrix),))
         return layout.solver.factor(*matrix)
 
     def apply(self, factors, b):
@@ -117,7 +116,8 @@ class Compressed(Dense):
         scale = jnp.abs(y) + jnp.abs(y).mean()
         away = jnp.where(y < 0, -CHANGE, CHANGE) * jnp.where(scale > 0, scale, 1)
         y = (y + away * random.uniform(0.5, 1.5, n).astype(y.dtype),)
-        direction = (random.choice([-1.0, 1.0], n) * random.uniform(0.5, 1.5, n)).astype(self.dtype)
+        direction = random.choice([-1.0, 1.0], n) * random.uniform(0.5, 1.5, n)
+        _, direction = same_variation([*y, direction.astype(self.dtype)])
         (jacobian,) = self.jacobian(fn, y)
         (wanted,) = jax.jvp(fn, (y,), ((direction,),))[1]
         (got,) = self.multiply((jacobian,), (direction,))
