@@ -79,7 +79,7 @@ def jax_run(end, problem, rtol, **options):
 
 def our_end(problem, args, rtol, method):
     """(y1, steps tried, is_success)."""
-    options: dict[str, Any] = {} if problem.widths is None else {"jac": ("banded", *problem.widths)}
+    options: dict[str, Any] = {} if problem.widths is None else {"jac": odejax.Banded(*problem.widths)}
     tolerances = {"rtol": rtol, "atol": rtol * problem.floor}
     solution = odejax.solve(
         problem.f, problem.y0, problem.t_span, (args,), method=method, throw=False, **tolerances, **options

@@ -4,6 +4,8 @@ from odejax.arguments import Checkpoints
 from odejax.core.status import Status
 from odejax.ensemble import ensemble
 from odejax.ivp import solve
+from odejax.linalg.banded import Banded
+from odejax.linalg.sparse import Sparse
 from odejax.linear import expm_multiply, solve_linear
 from odejax.solution import Solution, SolveError, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
@@ -13,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METHODS",
+    "Banded",
     "Checkpoints",
     "ConstantStep",
     "DIRKTableau",
@@ -22,6 +25,7 @@ __all__ = [
     "RosenbrockTableau",
     "Solution",
     "SolveError",
+    "Sparse",
     "Statistics",
     "Status",
     "Switching",

@@ -17,7 +17,7 @@ from odejax.ivp import check_numbers, solve
 from odejax.solution import Solution, check
 
 AXIS = "lanes"  # of the default mesh
-STATIC_OPTIONS = ("method", "save_steps", "dense", "checkpoints", "components")  # the others are numbers
+STATIC_OPTIONS = ("method", "jac", "save_steps", "dense", "checkpoints", "components")  # no numbers
 
 
 def ensemble(

@@ -12,19 +12,23 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax import arguments
+from odejax import mass as masses
 from odejax.core.blocks import MOST_LANES, MOST_LANES_OF_ARRAYS
 from odejax.core.components import TooLarge
 from odejax.core.probe import count_lanes
+from odejax.core.status import Status
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program
 from odejax.derivative.record import Inputs
-from odejax.integrate import build
+from odejax.integrate import build, dae
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS, Form
-from odejax.integrate.methods import most_components, scheme_and_attempt
+from odejax.integrate.methods import check_structure, first_status, most_components, scheme_and_attempt
 from odejax.integrate.plan import AtTime, Output, Plan, capacity
 from odejax.integrate.primitive import solve as run
 from odejax.integrate.state import Numbers
+from odejax.linalg.banded import Banded
+from odejax.linalg.sparse import Sparse
 from odejax.solution import Dense, Solution, Statistics, check
 from odejax.stepping.controller import ConstantStep, PIDController
 from odejax.tableaus import Tableau
@@ -38,6 +42,8 @@ def solve(
     *,
     t_eval: Any = None,
     method: str | Tableau = "tsit5",
+    mass: Any = None,
+    jac: Banded | Sparse | None = None,
     rtol: Any = None,
     atol: Any = None,
     dt0: Any = None,
@@ -73,7 +79,13 @@ def solve(
         t_eval: times of the outputs, shape (n,), in the direction of integration, inside the span, repeated
             values allowed. Default: t1 only. Values between steps come from the method's dense output; a
             controller with `exact_t_eval=True` steps exactly to these times instead.
-        method: a name in `odejax.METHODS`, or an `odejax.ExplicitTableau`.
+        method: a name in `odejax.METHODS`, or a tableau of your own. `"auto"` finds out if f is stiff.
+        mass: M, for M dy/dt = f with a constant M that may be singular: an array of shape (n, n) that acts on
+            the n numbers of `y` in the order of `jax.tree.leaves`, each raveled, or the diagonal as a pytree
+            like `y0`. Needs a Rosenbrock method, and index 1 if M is singular: then `y0` is corrected so
+            that the algebraic equations hold at t0, with M y0 kept. See docs/stiff.md.
+        jac: for implicit methods, where the Jacobian of f by y may have entries: an `odejax.Banded` or an
+            `odejax.Sparse`. Default: everywhere. One that has others is refused.
         rtol: relative tolerance: a number, an array, or a pytree like `y0`. Default: 1e-6 (float32: 1e-4).
         atol: absolute tolerance in units of y, likewise. Default: 1e-9 (float32: 1e-6).
         dt0: size of the first step, in units of t. Default: chosen from f and the tolerances.
@@ -120,6 +132,7 @@ def solve(
         raise TypeError(f"`save_fn` must be a function save_fn(t, y, *args), got {save_fn!r}.")
     if t_eval is not None and save_steps is not None:
         raise ValueError("`t_eval` and `save_steps` exclude each other: pass one of them.")
+    mass_arrays, mass = masses.find(mass, y0, tableau)
     options = (
         tableau,
         arguments.count("save_steps", save_steps),
@@ -127,13 +140,17 @@ def solve(
         arguments.room(checkpoints),
         bar.callback(progress),
         arguments.count("components", components, least=0) or 0,
-        count_lanes((f, y0, args, save_fn, numbers)),
+        count_lanes((f, y0, args, save_fn, numbers, mass_arrays)),
+        check_structure(jac, tableau, y0),
+        mass,
     )
-    functions, static = eqx.partition((f, args, save_fn), arguments.is_array_or_number)
+    functions, static = eqx.partition((f, args, save_fn, mass_arrays), arguments.is_array_or_number)
     functions = jax.tree.map(jnp.asarray, functions)
     static_leaves, static_tree = jax.tree.flatten(static)
     solution = _solve(functions, y0, numbers, (tuple(static_leaves), static_tree), options)
     is_traced = isinstance(solution.status, jax.core.Tracer)
+    if jac is not None and not is_traced and solution.status == Status.WRONG_JAC:
+        raise ValueError(f"`jac` is {jac!r}, but {Status.WRONG_JAC.sentence}: {Status.WRONG_JAC.advice}.")
     return check(solution) if throw or (throw is None and not is_traced) else solution
 
 
@@ -160,9 +177,9 @@ def check_numbers(y0, t_span, options):
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _solve(functions, y0, numbers, static, options):
-    f, args, save_fn = eqx.combine(functions, jax.tree.unflatten(static[1], static[0]))
+    f, args, save_fn, mass = eqx.combine(functions, jax.tree.unflatten(static[1], static[0]))
     t_span, t_eval, (rtol, atol), dt0, max_steps, controller = numbers
-    problem = _Problem(f, y0, t_span, args, save_fn, options)
+    problem = _Problem(f, y0, t_span, args, save_fn, mass, options)
     if t_eval is not None:
         problem.add_saved(t_eval.shape[0], t_eval)
     if options[1] is not None:
@@ -177,16 +194,19 @@ def _solve(functions, y0, numbers, static, options):
     )
     dt0 = jnp.zeros_like(t_span[0]) if dt0 is None else dt0
     rtol, atol = problem.form.spread(rtol), problem.form.spread(atol)
-    solved = run(plan, problem.inputs(), Numbers(rtol, atol, dt0, max_steps, controller))
+    integrate = run if mass is None else dae.run
+    numbers = Numbers(rtol, atol, dt0, problem.status(), max_steps, controller)
+    solved = integrate(plan, problem.inputs(), numbers)
     return problem.solution(solved, t_eval)
 
 
 class _Problem:
     """The user's functions, traced once, and what is asked of the solution."""
 
-    def __init__(self, f, y0, t_span, args, save_fn, options):
-        self.method, self.save_steps, self.dense_steps, self.room, _, components, self.n_lanes = options
-        components = most_components(self.method, components)
+    def __init__(self, f, y0, t_span, args, save_fn, mass, options):
+        self.method, self.save_steps, self.dense_steps, self.room, _, components, *others = options
+        self.n_lanes, self.structure, self.mass = others
+        components = most_components(self.method, self.structure, components)
         self.t_span, self.args, self.save_fn = t_span, args, save_fn
         leaves, self.tree = jax.tree.flatten(y0)
         self.time, self.y0_tree = t_span[0].astype(arguments.real_dtype(y0)), y0
@@ -200,6 +220,9 @@ class _Problem:
             traced = self._function(f, lambda out: build.check_slope(out, y0), like=y0)
         self.f = traced.function
         self.y0 = self.form.apart(leaves)
+        if self.mass is not None:
+            mass = self.form.apart(mass) if self.mass.is_diagonal else mass
+            self.mass = self.mass.added_to(self.theta, mass)
         self.outputs, self.program_outputs, self.shapes, self.queries = [], [], [], []
 
     def _function(self, fn, check_out, like=None):
@@ -238,12 +261,18 @@ class _Problem:
         outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
         uses_slopes = tuple(output.uses_slopes for output in outputs)
         most_lanes = MOST_LANES if self.form.is_apart else MOST_LANES_OF_ARRAYS
-        scheme, attempt = scheme_and_attempt(self.method, self.f, self.y0, self.n_lanes, is_adaptive)
+        scheme, attempt = scheme_and_attempt(
+            self.method, self.f, self.y0, self.structure, self.n_lanes, is_adaptive, self.mass
+        )
         program = Program(self.method, scheme, outputs, uses_slopes, shapes, most_lanes=most_lanes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
         room = capacity(row_bytes, self.n_lanes, self.room)
         return Plan(program, AtTime(self.f), attempt, tuple(self.outputs), room, is_adaptive, **choices)
+
+    def status(self):
+        """RUNNING, or why not."""
+        return first_status(self.structure, self.f, self.t_span[0], tuple(self.theta), self.y0)
 
     def inputs(self):
         return Inputs(self.y0, (*self.t_span, *self.theta), tuple(self.queries))

@@ -405,7 +405,7 @@ REFUSED = {
     "both outputs": ({"t_eval": [0.5], "save_steps": 3}, ValueError, "`t_eval` and `save_steps` exclude each other"),
     "method with a typo": ({"method": "dorpi5"}, ValueError, "`method` 'dorpi5' is not known. Did you mean \"dopri5\""),
     "unknown method": ({"method": "xyzxyz"}, ValueError, "`method` 'xyzxyz' is not known. Known are: euler, "),
-    "number as method": ({"method": 5}, TypeError, "`method` must be a name or an odejax.ExplicitTableau, got 5"),
+    "number as method": ({"method": 5}, TypeError, "`method` must be a name or a tableau like odejax.ExplicitTableau, got 5"),
     "text as controller": ({"controller": "pid"}, TypeError, "`controller` must be an odejax.PIController, .*'pid'"),
     "no error estimate": (
         {"method": "euler"}, ValueError, r"`method` 'euler' has no error estimate.*ConstantStep\(h\)",

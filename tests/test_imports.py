@@ -13,6 +13,7 @@ ROOMS = (
     "ensemble",
     "ivp",
     "linear",
+    "mass",
     "arguments",
     "solution",
     "integrate",

@@ -16,6 +16,8 @@ class Status(IntEnum):
     DENSE_FULL = 7
     BAD_TIMES = 8
     NO_CONVERGENCE = 9
+    INCONSISTENT_START = 10
+    WRONG_JAC = 11
 
     @property
     def sentence(self) -> str:
@@ -59,6 +61,15 @@ _SENTENCES = {
     Status.NO_CONVERGENCE: (
         "the equations of an implicit step were not solved, however small the step",
         "check that f is smooth there, or use a Rosenbrock method, which needs no iteration",
+    ),
+    Status.INCONSISTENT_START: (
+        "no state near y0 satisfies the algebraic equations of M y' = f with the same M y",
+        "pass a y0 that is closer to one, and check that these equations determine what M leaves free "
+        "(index 1): else differentiate one of them by hand",
+    ),
+    Status.WRONG_JAC: (
+        "the Jacobian of f has entries outside of the band or pattern that `jac` says",
+        "widen it; the state is counted leaf by leaf, each raveled, see `odejax.Banded`",
     ),
     Status.BAD_TIMES: (
         "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",

@@ -1,17 +1,22 @@
 """Implicit steps as functions of (row, parameters, state): y1 and all slopes, which are increments."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
 from odejax.core.flow import settle
 from odejax.derivative.program import JaxprFunction, step_times
 from odejax.derivative.scheme import in_a_row
+from odejax.linalg.mass import Mass
 from odejax.linalg.system import System
 from odejax.stepping import dirk, rosenbrock
 from odejax.tableaus import DIRKTableau, RosenbrockTableau
+
+IDLE = 0.1234567  # for h in the matrix of a step that is not taken, h = 0: M alone may be singular
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,7 @@ class RosenbrockStep:
     method: RosenbrockTableau
     f: JaxprFunction
     system: System
+    mass: Mass | None = None
 
     def __call__(self, row, params, state, query):
         y1, increments, _ = self.packed(row, params, state)
@@ -30,14 +36,28 @@ class RosenbrockStep:
         """(y1, increments, h J) as the system calculates with them."""
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
-        system = self.system
+        system, y = self.system, self.system.pack(state)
 
-        def slope(c, packed):
+        def scaled_slope(h, c, packed):
             k = self.f(t + c * h, theta, system.unpack(packed))
             return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
 
-        is_autonomous = not self.f.depends_on_time
-        return rosenbrock.step(self.method, system, slope, system.pack(state), t.dtype, is_autonomous)
+        size, mass = h, None
+        if self.mass is not None:
+            mass = self.mass.matrix(system, theta)
+            size = h if self.mass.is_regular else jnp.where(h == 0, IDLE, h)
+        zero = jnp.zeros((), t.dtype)
+        jacobian = settle(system.jacobian(partial(scaled_slope, size, zero), y))
+        return rosenbrock.step(
+            self.method,
+            system,
+            partial(scaled_slope, h),
+            jacobian,
+            y,
+            t.dtype,
+            not self.f.depends_on_time,
+            mass,
+        )
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Loop:
         is_finite = leaves.is_finite(self.k0, lanes) & leaves.is_finite(self.y0, lanes)
         y = leaves.where(is_finite, self.y0, leaves.zeros_like(self.y0))
         k = leaves.where(is_finite, self.k0, leaves.zeros_like(self.k0))
-        begin = jnp.where(is_finite, Status.RUNNING, Status.NON_FINITE_START)
+        begin = jnp.where(is_finite, self.numbers.begin, Status.NON_FINITE_START)
         for times in self.times:
             if times is not None:
                 is_sorted = (times[1:] >= times[:-1]).all(axis=0)

@@ -16,6 +16,7 @@ class Numbers(NamedTuple):
     rtol: tuple[jax.Array, ...]  # for each leaf of the state, broadcastable to it
     atol: tuple[jax.Array, ...]
     dt0: jax.Array
+    begin: jax.Array  # a `Status`: RUNNING, or why the solve is not begun
     max_steps: jax.Array
     controller: PIDController | ConstantStep
 

@@ -1,4 +1,4 @@
-"""Linear systems of a step, (d I - J) x = b with one Jacobian and many right-hand sides.
+"""Linear systems of a step, (d I - J) x = b or (d M - J) x = b, one Jacobian and many right-hand sides.
 
 A `System` says in which form implicit methods calculate with states, and how J is stored and factored. It
 is static; states, matrices and factors are tuples of arrays. Everything is of one lane.
@@ -46,8 +46,8 @@ class System(ABC):
         """The derivative of fn(y), of packed states, as a matrix."""
 
     @abstractmethod
-    def shifted(self, jacobian, shift) -> Leaves:
-        """shift I - J."""
+    def shifted(self, jacobian, shift, mass=None) -> Leaves:
+        """shift I - J, or shift M - J with a mass stored as J is."""
 
     @abstractmethod
     def factor(self, matrix) -> Leaves:
@@ -65,9 +65,17 @@ class System(ABC):
     def bound(self, matrix, scales) -> jax.Array:
         """A bound of its eigenvalues: the largest row sum, where components are measured by `scales`."""
 
-    def solver(self, jacobian, shift):
-        """A function b -> x that solves (shift I - J) x = b."""
-        matrix = self.shifted(jacobian, shift)
+    def diagonal(self, d) -> Leaves:
+        """The diagonal matrix with a packed state on it."""
+        return self.jacobian(lambda y: tuple(map(lax.mul, d, y)), d)
+
+    def full(self, matrix) -> Leaves:
+        """An (n, n) array that acts on the state as one vector, leaf after leaf."""
+        raise ValueError("`mass` must be a diagonal where `jac` says what is zero: leave out one of them.")
+
+    def solver(self, jacobian, shift, mass=None):
+        """A function b -> x that solves (shift I - J) x = b, or (shift M - J) x = b."""
+        matrix = self.shifted(jacobian, shift) if mass is None else self.shifted(jacobian, shift, mass)
         factors = settle(self.factor(jax.tree.map(lax.stop_gradient, matrix)))
         return partial(_solve, self, matrix, factors)
 
@@ -112,8 +120,13 @@ class Scalars(System):
             columns.append(jax.jvp(of_one, (y[j],), (jnp.ones_like(y[j]),))[1])
         return tuple(columns[j][i] for i, j in self._places())
 
-    def shifted(self, jacobian, shift):
+    def shifted(self, jacobian, shift, mass=None):
+        if mass is not None:
+            return tuple(shift * m - x for m, x in zip(mass, jacobian, strict=True))
         return tuple(shift - x if i == j else -x for (i, j), x in zip(self._places(), jacobian, strict=True))
+
+    def full(self, matrix):
+        return tuple(matrix[i, j] for i, j in self._places())
 
     def factor(self, matrix):
         rows = cofactor_inverse(self._rows(matrix))
@@ -180,9 +193,16 @@ class Dense(System):
 
         return (jax.vmap(column, out_axes=1)(np.eye(self.size, dtype=self.dtype)),)
 
-    def shifted(self, jacobian, shift):
+    def shifted(self, jacobian, shift, mass=None):
         (j,) = jacobian
-        return (shift * np.eye(self.size, dtype=j.dtype) - j,)
+        (m,) = (np.eye(self.size, dtype=j.dtype),) if mass is None else mass
+        return (shift * m - j,)
+
+    def diagonal(self, d):
+        return (jnp.diag(d[0]),)
+
+    def full(self, matrix):
+        return (matrix.astype(self.dtype),)
 
     def factor(self, matrix):
         if self.size <= inverse.LARGEST_ELIMINATED:
