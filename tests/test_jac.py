@@ -163,6 +163,7 @@ def test_stiff_diffusion_needs_no_pivots():
     for h in (1e-8, 1e-4, 1.0, 1e4):
         (matrix,) = system.shifted((h * j,), 4.0)
         factors = system.factor((matrix,))
+        assert isinstance(factors, bands.Factors)
         assert factors.is_good
         (x,) = system.apply(factors, (jnp.ones(n),))
         w = 4 * np.eye(n) - h * jacobian

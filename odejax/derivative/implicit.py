@@ -81,11 +81,12 @@ class DIRKStep:
     def __call__(self, row, params, state, query):
         stage, point = self.stage, self.start(row, params, state)
         fixed = jax.tree.map(lax.stop_gradient, point)
-        matrix = self.system.shifted(stage.jacobian(fixed, fixed.base), stage.shift_of(fixed.base))
-        factors = settle(self.system.factor(matrix))
+        factors = settle(stage.factors(fixed, fixed.base))
 
-        def solve_stage(of_stage, guess):
-            return dirk.root(stage, of_stage, factors, guess), ()
+        def solve_stage(of_stage, _):
+            # From y: f(t, y), which predicts more, may be that of a small error in a stiff component. Then
+            # the iteration fails, or ends in another solution.
+            return dirk.root(stage, of_stage, factors, point.base), ()
 
         y1, increments, _ = dirk.step(self.method, stage, point, solve_stage)
         return in_a_row(map(self.system.unpack, [y1, *increments]), 0)

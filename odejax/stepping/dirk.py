@@ -13,12 +13,13 @@ import numpy as np
 from jax import lax
 
 from odejax.core import leaves
-from odejax.core.flow import vary_as, while_loop
+from odejax.core.flow import run_if, settle, vary_as, while_loop
 from odejax.linalg.system import System
 from odejax.stepping.rosenbrock import square
 
 MOST_ITERATIONS = 10  # of a stage when steps are tried
-MOST_TO_THE_END = 50  # and when they are made again
+PATIENCE = 25  # iterations when steps are made again, with a matrix that is kept,
+MOST_TO_THE_END = 50  # and then, with a new one each
 FRACTION = 0.03  # of the tolerance that is left in a stage
 WORST_RATE = 0.9  # of convergence: more is divergence
 
@@ -54,6 +55,10 @@ class Stage:
 
     def solver(self, point, y):
         return self.system.solver(self.jacobian(point, y), self.shift_of(y))
+
+    def factors(self, point, y):
+        """Of the matrix at Y."""
+        return self.system.factor(self.system.shifted(self.jacobian(point, y), self.shift_of(y)))
 
     def shift_of(self, y):
         return jnp.asarray(self.shift, leaves.real_dtype(y[0]))
@@ -107,6 +112,22 @@ class Approach(NamedTuple):
 def root(stage, point, factors, guess):
     """The stage, to the last digits that the iteration gives; NaN where it fails.
 
+    What does not converge with one matrix is tried again by Newton's method itself.
+    """
+
+    def by_newton(carry):
+        _, of_stage, start = settle((carry, point, guess))  # or parts of it are computed in any case
+        end = approach(stage, of_stage, lambda y: stage.factors(of_stage, y), start, MOST_TO_THE_END)
+        return end.y, end.is_near
+
+    end = approach(stage, point, lambda y: factors, guess, PATIENCE)
+    y, is_near = run_if(~end.is_near, by_newton, (end.y, end.is_near))
+    return tuple(jnp.where(is_near, x, jnp.nan) for x in y)
+
+
+def approach(stage, point, factors_at, guess, most):
+    """Newton's iteration with the matrices `factors_at(y)`, to rounding errors.
+
     Every number converges by itself, as one may be far smaller than the others, and what is left of a
     difference of others is rounding errors. After a good guess changes may grow before they shrink.
     """
@@ -121,7 +142,7 @@ def root(stage, point, factors, guess):
         return is_near & ((jnp.minimum(left, change / 4) <= eps * jnp.abs(x)) | is_lost_in_noise), is_near
 
     def body(p):
-        change = stage.system.apply(factors, stage.residual(point, p.y))
+        change = stage.system.apply(factors_at(p.y), stage.residual(point, p.y))
         y = tuple(map(lax.sub, p.y, change))
         change = tuple(map(jnp.abs, change))
         largest = jnp.stack([jnp.abs(x).max() for x in y]).max()
@@ -130,13 +151,12 @@ def root(stage, point, factors, guess):
         is_near = jnp.stack([near.all() for _, near in checks]).all()
         is_over = jnp.stack([d.all() for d in done]).all() | ~jnp.isfinite(largest)
         n = p.n + 1
-        return Approach(y, change, done, is_near, n, ~is_over & (n < MOST_TO_THE_END))
+        return Approach(y, change, done, is_near, n, ~is_over & (n < most))
 
     sizes = tuple(map(jnp.abs, guess))
     no = tuple(x < 0 for x in sizes)
     start = Approach(guess, sizes, no, no[0].any(), jnp.int32(0), sizes[0].max() >= 0)
-    end = while_loop(lambda p: p.is_going, body, start)
-    return tuple(jnp.where(end.is_near, x, jnp.nan) for x in end.y)
+    return while_loop(lambda p: p.is_going, body, start)
 
 
 @root.defjvp
