@@ -98,6 +98,24 @@ def test_derivatives(transform, chunk):
         np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "auto"])
+def test_implicit_methods(method):
+    """And their derivatives, of states of four numbers: what implicit steps make of constants varies too."""
+
+    def f(t, y, rate):
+        return rate * jnp.roll(y, 1) - jnp.cos(t) * y
+
+    def of_all(rates):
+        return ensemble(f, jnp.ones(4), SPAN, (rates,), in_axes=(None, 0), method=method).y1
+
+    def of_vmap(rates):
+        return jax.vmap(lambda rate: solve(f, jnp.ones(4), SPAN, (rate,), method=method).y1)(rates)
+
+    for derivative in (lambda fn: fn, lambda fn: jax.grad(lambda rates: (fn(rates) ** 2).sum())):
+        got, wanted = (derivative(fn)(RATES[:4]) for fn in (of_all, of_vmap))
+        np.testing.assert_allclose(got, wanted, rtol=1e-10)
+
+
 def test_second_derivative_by_what_is_shared():
     def loss(rate):
         return ensemble(decay, Y0S, SPAN, (rate,), rtol=1e-9, throw=False).y1.sum()

@@ -25,6 +25,19 @@ def run_if(is_wanted, fn, carry):
     return while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), fn(c[1])), (is_wanted, carry))[1]
 
 
+def choose(is_first, first, second):
+    """`lax.cond`, or under `shard_map` both and a choice: there its batching makes what varies vary again."""
+    if not jax.typeof(is_first).manual_axis_type.varying:
+        return lax.cond(is_first, first, second)
+    return jax.tree.map(lambda x, y: jnp.where(is_first, x, y), first(), second())
+
+
+def vary_as(like, tree):
+    """The arrays, varying over the mesh axes that `like` varies over: tangents as their primals must."""
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten(same_variation([like, *leaves])[1:])
+
+
 def same_variation(operands):
     """Operands that all vary over the mesh axes that any of them varies over (under `shard_map`)."""
     axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in operands))

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jax import lax
 
 from odejax.core import leaves
+from odejax.core.flow import choose
 from odejax.derivative.implicit import RosenbrockStep
 from odejax.derivative.program import JaxprFunction, Slope
 from odejax.derivative.scheme import apart, in_a_row
@@ -38,7 +38,7 @@ class SwitchedStep:
             y1, slopes = explicit.advance(self.method.explicit, slope, state, None, first)
             return in_a_row([y1, *self.columns(self.method.explicit, [*slopes, slope(1.0, y1)])], 0)
 
-        return lax.cond(row[2] > 0, stiffly, explicitly)
+        return choose(row[2] > 0, stiffly, explicitly)
 
     def slope(self, row, params):
         """h f(t + c h, y) as a function of (c, y)."""

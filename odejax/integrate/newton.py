@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from odejax.core import leaves
+from odejax.core.flow import run_if
 from odejax.derivative.implicit import DIRKStep
 from odejax.stepping import dirk, weighted
 
@@ -126,14 +126,14 @@ class TriedStep:
         is_new = ~kept.is_there | ((kept.rate > SLOW) & ~kept.is_of_this_step)
         has_moved = jnp.abs(point.h - kept.h) > LARGEST_CHANGE * jnp.abs(kept.h)
         of_f = point._replace(h=jnp.ones_like(point.h))
-        jacobian = lax.cond(is_new, lambda: stage.jacobian(of_f, point.base), lambda: kept.jacobian)
+        jacobian = run_if(is_new, lambda _: stage.jacobian(of_f, point.base), kept.jacobian)
 
-        def factor():
+        def factor(_):
             scaled = stage.system.shifted(_scaled(point.h, jacobian), stage.shift_of(point.base))
             return stage.system.factor(scaled)
 
         are_new = is_new | has_moved
-        factors = lax.cond(are_new, factor, lambda: kept.factors)
+        factors = run_if(are_new, factor, kept.factors)
         h = jnp.where(are_new, point.h, kept.h)
         rate = jnp.where(is_new & ~kept.is_there, 1, kept.rate)
         is_of_this_step = is_new | kept.is_of_this_step

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from odejax.core.flow import vary_as
+
 
 class Factors(NamedTuple):
     """What each column's turn did: exchanged two rows, and took multiples of the pivot row from others."""
@@ -56,5 +58,5 @@ def apply(factors: Factors, b):
         return jnp.concatenate([x[None], known[:-1]]) if known.size else known, x
 
     _, tops = lax.scan(forwards, b[:lower], (jnp.pad(b[lower:], (0, lower)), factors))
-    none = jnp.zeros(factors.rows.shape[1] - 1, b.dtype)
+    none = vary_as(b, jnp.zeros(factors.rows.shape[1] - 1, b.dtype))
     return lax.scan(backwards, none, (tops, factors), reverse=True)[1]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from odejax.core.flow import settle
+from odejax.core.flow import settle, vary_as
 from odejax.linalg import inverse
 from odejax.linalg.inverse import cofactor_inverse
 
@@ -117,7 +117,7 @@ class Scalars(System):
             def of_one(x, j=j):
                 return fn((*y[:j], x, *y[j + 1 :]))
 
-            columns.append(jax.jvp(of_one, (y[j],), (jnp.ones_like(y[j]),))[1])
+            columns.append(jax.jvp(of_one, (y[j],), (vary_as(y[j], jnp.ones_like(y[j])),))[1])
         return tuple(columns[j][i] for i, j in self._places())
 
     def shifted(self, jacobian, shift, mass=None):
@@ -191,7 +191,8 @@ class Dense(System):
         def column(direction):
             return jax.jvp(fn, (y,), ((direction,),))[1][0]
 
-        return (jax.vmap(column, out_axes=1)(np.eye(self.size, dtype=self.dtype)),)
+        directions = vary_as(*y, np.eye(self.size, dtype=self.dtype))
+        return (jax.vmap(column, out_axes=1)(directions),)
 
     def shifted(self, jacobian, shift, mass=None):
         (j,) = jacobian

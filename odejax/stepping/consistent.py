@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
-from odejax.core.flow import while_loop
+from odejax.core.flow import vary_as, while_loop
 from odejax.linalg.mass import Split
 from odejax.linalg.system import System
 from odejax.stepping import error
@@ -70,7 +70,7 @@ class Equations:
 
     def derivative(self, point, t, y):
         """y', packed: kept y' = differential f, and the algebraic equations hold as time goes."""
-        f, f_t = jax.jvp(lambda t: self.slope(t, point.theta, y), (t,), (jnp.ones_like(t),))
+        f, f_t = jax.jvp(lambda t: self.slope(t, point.theta, y), (t,), (vary_as(t, jnp.ones_like(t)),))
         multiply, split = self.system.multiply, point.split
         b = map(lax.sub, multiply(split.differential, f), multiply(split.algebraic, f_t))
         return self.solver(point._replace(t=t), y)(tuple(b))

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from odejax.core import leaves
-from odejax.core.flow import run_if, settle, while_loop
+from odejax.core.flow import run_if, settle, vary_as, while_loop
 from odejax.linalg.system import System
 from odejax.stepping.rosenbrock import square
 
@@ -191,7 +191,7 @@ def step(tableau, stage, point, solve_stage, first_increment=None):
         difference = tuple(map(lax.sub, last, of_stage.base))
         return put(increments, i, (leaves.times(x, stage.shift) for x in difference)), (last, told)
 
-    increments = tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y)
+    increments = vary_as(y[0], tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y))
     first = tableau.IMPLICIT.index(True)
     for i in range(first):
         start = at(tableau.C[i], square(tableau.A)[i], increments)

@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from odejax.core import leaves
-from odejax.core.flow import settle
+from odejax.core.flow import settle, vary_as
 
 
 def step(tableau, system, slope, jacobian, y, time_dtype, is_autonomous, mass=None):
@@ -18,11 +18,11 @@ def step(tableau, system, slope, jacobian, y, time_dtype, is_autonomous, mass=No
     (M / gamma - h J) u_i = h f(t + c_i h, y + sum_j a_ij u_j) + g_i T + M sum_j k_ij u_j,
     with T = h^2 df/dt. M is I, or `mass` as the system stores matrices.
     """
-    zero = jnp.zeros((), time_dtype)
+    zero, one = vary_as(y[0], (jnp.zeros((), time_dtype), jnp.ones((), time_dtype)))
     solve = system.solver(jacobian, jnp.asarray(1 / tableau.GAMMA, leaves.real_dtype(y[0])), mass)
     changes = None
     if not is_autonomous:
-        changes = jax.jvp(lambda c: slope(c, y), (zero,), (jnp.ones_like(zero),))[1]
+        changes = jax.jvp(lambda c: slope(c, y), (zero,), (one,))[1]
 
     def with_mass(increments):
         return increments if mass is None else system.multiply(mass, increments)
@@ -60,7 +60,7 @@ def _in_a_loop(tableau, slope, solve, with_mass, y, changes):
         return tuple(put(x, new, i, 0) for x, new in zip(increments, u, strict=True)), None
 
     rows = (np.arange(n), np.array(tableau.C), square(tableau.A), np.array(tableau.G), square(tableau.K))
-    increments = tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y)
+    increments = vary_as(y[0], tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y))
     increments, _ = lax.scan(stage, increments, rows)
     return [tuple(x[i] for x in increments) for i in range(n)]
 
