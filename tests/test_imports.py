@@ -14,6 +14,7 @@ ROOMS = (
     "ivp",
     "linear",
     "mass",
+    "problem",
     "arguments",
     "solution",
     "integrate",
