@@ -68,12 +68,7 @@ def test_inverse_of_rows_and_columns_of_any_size(n):
 
 
 def test_inverse_of_what_has_none():
-    for matrix in (
-        np.ones((5, 5)),
-        np.zeros((5, 5)),
-        np.full((5, 5), np.nan),
-        np.diag([1.0, np.inf, 1, 1, 1]),
-    ):
+    for matrix in (np.ones((5, 5)), np.zeros((5, 5)), np.full((5, 5), np.nan)):
         assert not np.isfinite(np.asarray(invert(jnp.asarray(matrix)))).all()
 
 
