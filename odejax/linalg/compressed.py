@@ -74,7 +74,7 @@ class Compressed(Dense):
         def derivative(direction):
             return jax.jvp(fn, (y,), ((direction,),))[1][0]
 
-        seeds = vary_as(*y, self.layout.coloring.seeds.astype(self.dtype))
+        seeds = vary_as(y[0], self.layout.coloring.seeds.astype(self.dtype))
         return (jax.vmap(derivative)(seeds),)
 
     def shifted(self, jacobian, shift, mass=None):
@@ -117,7 +117,7 @@ class Compressed(Dense):
         away = jnp.where(y < 0, -CHANGE, CHANGE) * jnp.where(scale > 0, scale, 1)
         y = (y + away * random.uniform(0.5, 1.5, n).astype(y.dtype),)
         direction = random.choice([-1.0, 1.0], n) * random.uniform(0.5, 1.5, n)
-        direction = vary_as(*y, direction.astype(self.dtype))
+        direction = vary_as(y[0], direction.astype(self.dtype))
         (jacobian,) = self.jacobian(fn, y)
         (wanted,) = jax.jvp(fn, (y,), ((direction,),))[1]
         (got,) = self.multiply((jacobian,), (direction,))

@@ -191,7 +191,7 @@ class Dense(System):
         def column(direction):
             return jax.jvp(fn, (y,), ((direction,),))[1][0]
 
-        directions = vary_as(*y, np.eye(self.size, dtype=self.dtype))
+        directions = vary_as(y[0], np.eye(self.size, dtype=self.dtype))
         return (jax.vmap(column, out_axes=1)(directions),)
 
     def shifted(self, jacobian, shift, mass=None):
