@@ -164,11 +164,12 @@ def test_newton_methods_keep_jacobians_and_factors(method):
     stats = solve(f, jnp.array(y0), t_span, method=method, rtol=1e-6).stats
     assert stats.num_jac_evals < stats.num_steps / 3
     assert stats.num_jac_evals <= stats.num_factorizations < stats.num_steps
-    n_implicit = sum(METHODS[method].IMPLICIT)
+    tableau = METHODS[method]
+    assert isinstance(tableau, DIRKTableau)
+    n_implicit = sum(tableau.IMPLICIT)
     assert n_implicit * stats.num_steps <= stats.num_newton_iterations < 5 * n_implicit * stats.num_steps
-    assert (
-        stats.num_f_evals == 2 + stats.num_newton_iterations
-    )  # the first slope is the last of the step before
+    # The first slope is the last one of the step before.
+    assert stats.num_f_evals == 2 + stats.num_newton_iterations
 
 
 def test_a_linear_problem_needs_few_matrices():

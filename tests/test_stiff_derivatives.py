@@ -44,7 +44,9 @@ def expansion(method, order):
     s = recorded_steps(*setup(POINT), method=method, **OPTIONS[method])
 
     def twin(v):
-        return naive_twin(*setup(v), s, method, TIMES)[1].ravel()
+        _, ys = naive_twin(*setup(v), s, method, TIMES)
+        assert ys is not None
+        return ys.ravel()
 
     fns = [twin]
     for _ in range(order):
