@@ -44,7 +44,7 @@ def test_inverse_of_a_stiff_matrix(n):
 @SIZES
 def test_inverse_that_needs_pivots(n):
     for matrix in (np.eye(n)[::-1], np.roll(np.eye(n), 1, axis=0), needs_pivots(n)):
-        assert error(invert(jnp.asarray(matrix)), np.linalg.inv(matrix)) < 1e-10
+        assert error(invert(jnp.asarray(matrix)), np.linalg.inv(matrix)) < 1e-8
 
 
 @pytest.mark.parametrize("pivot", [0.0, 1e-300, 1e-15, 1e-12, 1e-9, 1e-6])

@@ -33,6 +33,8 @@ def init(plan, kind, times, is_recorded):
 def emit(loop, kind, old, emitted, step, is_accepted, n):
     """The outputs of a step, where it was accepted."""
     output = loop.plan.outputs[kind]
+    if output.is_timed and loop.n_logged:
+        return emitted  # see `stretch`
     if output.is_timed:
         return _emit_timed(loop, kind, old, emitted, step, is_accepted, n)
     mask = is_accepted & (emitted.count < output.count)

@@ -24,7 +24,7 @@ def inverse(matrix):
     residual = matrix @ (first @ probe) - probe
     is_good = jnp.abs(residual).max() <= jnp.finfo(matrix.dtype).eps ** 0.5  # false for NaN
     is_usable = jnp.isfinite(matrix).all()
-    return run_if(~is_good & is_usable, lambda _: jnp.linalg.inv(matrix), first)
+    return run_if(~is_good & is_usable, lambda _: _inverse_with_pivots(matrix), first)
 
 
 def _eliminate_some(turn, matrix):
@@ -45,6 +45,24 @@ def _eliminate(k, matrix):
     column = jnp.where(is_k, -1, column)
     others = jnp.where(is_k[:, None] | is_k, 0, matrix)
     return others - column[:, None] * row
+
+
+def _inverse_with_pivots(matrix):
+    """By elimination with row exchanges. XLA makes one function of a loop that calls no library."""
+    n = matrix.shape[0]
+    rows = np.arange(n)
+
+    def eliminate(k, both):
+        column = lax.dynamic_index_in_dim(both, k, 1, keepdims=False)
+        pivot = jnp.argmax(jnp.where(rows < k, -1, jnp.abs(column)))
+        upper, lower = (lax.dynamic_index_in_dim(both, i, 0, keepdims=False) for i in (k, pivot))
+        both = jnp.where((rows == pivot)[:, None], upper, both)
+        column = lax.dynamic_index_in_dim(both, k, 1, keepdims=False)
+        row = lower / lax.dynamic_index_in_dim(lower, k, keepdims=False)
+        return jnp.where((rows == k)[:, None], row, both - column[:, None] * row)
+
+    both = jnp.concatenate([matrix, np.eye(n, dtype=matrix.dtype)], axis=1)
+    return lax.fori_loop(0, n, eliminate, both)[:, n:]
 
 
 def cofactor_inverse(rows):
