@@ -279,3 +279,18 @@ def test_gradients_are_right_at_loose_tolerances(method):
     exact = run(jnp.ones(3), 1e-8)
     for rtol, allowed in ((3e-2, 0.3), (1e-2, 0.2), (1e-3, 0.1), (1e-4, 0.03), (1e-5, 5e-3)):
         assert np.abs(run(jnp.ones(3), rtol) / exact - 1).max() < allowed, rtol
+
+
+@pytest.mark.parametrize("method", ["tsit5", "rodas5p", "kvaerno5"])
+def test_derivative_with_respect_to_a_boundary_value(method):
+    """Of which `jnp.pad` makes two numbers; JAX cannot transpose that alone."""
+
+    def heat(t, u, edge):
+        wide = jnp.pad(u, 1, constant_values=edge)
+        return 50 * (wide[2:] - 2 * u + wide[:-2])
+
+    def end(edge):
+        return solve(heat, jnp.zeros(40), (0.0, 1.0), (edge,), method=method).y1[3]
+
+    assert jax.grad(end)(2.0) == pytest.approx(float(end(3.0) - end(2.0)), rel=1e-5)  # it is linear
+    assert jax.jvp(end, (2.0,), (1.0,))[1] == pytest.approx(float(jax.grad(end)(2.0)), rel=1e-6)

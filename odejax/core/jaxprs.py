@@ -40,11 +40,20 @@ def evaluate(equations, environment):
             out = evaluate_jaxpr(closed.jaxpr, [*closed.consts, *values])
         elif _is_redundant_cast(equation, values):
             out = values
+        elif equation.primitive.name == "pad" and not isinstance(equation.invars[1], jax.extend.core.Literal):
+            out = [_pad(*values, equation.params["padding_config"])]
         else:
             with equation.ctx.manager:
                 out = bind(equation, values)
         environment.update(zip(equation.outvars, out, strict=True))
     return read
+
+
+def _pad(x, value, config):
+    """`lax.pad`, which JAX (0.10 to 0.12) cannot transpose with respect to the value alone."""
+    is_inside = lax.pad(lax.full(x.shape, True), False, config)
+    padded = lax.pad(x, lax.full((), 0, x.dtype), config)
+    return lax.select(is_inside, padded, lax.broadcast(value, padded.shape))
 
 
 def is_piece(equation):

@@ -31,7 +31,7 @@ def _is_any_running(carry):
 class Loop:
     """The pieces of the loop's body, over what does not change in it."""
 
-    def __init__(self, plan, inputs, numbers, share=(0, 1)):
+    def __init__(self, plan, inputs, numbers, for_caches, share=(0, 1)):
         self.plan, self.numbers = plan, numbers
         self.share = share  # how many blocks of how many are done
         self.y0, self.params, self.queries = inputs
@@ -44,7 +44,7 @@ class Loop:
         self.stops = jnp.concatenate([*stops, self.length[None]])
         self.method = plan.program.method
         self.settle_stage, self.settle_slope = settlers(plan.lanes)
-        self.n_logged = stretch.n_steps(plan, (self.t0, *self.y0))
+        self.n_logged = stretch.n_steps(plan, (self.t0, *self.y0)) if for_caches else 0
 
     def field(self, t, y):
         return self.plan.field((t,), self.params, y, ())

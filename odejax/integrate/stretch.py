@@ -1,8 +1,9 @@
 """Outputs of many lanes, a stretch of steps at a time.
 
 Each lane passes an output in a step of its own, so that nearly every step has outputs, each of a few lanes.
-Written as they come, they cost several times what the steps do. Instead the states of a stretch of steps are
-logged, and the outputs among them computed together, each from its step made again.
+Written as they come they would be scatters, and cost several times what the steps do: on a CPU XLA makes one
+function of a loop only if there is no scatter in it. So the states of a stretch of steps are logged, and the
+outputs among them computed one by one, for all lanes together, each from its step made again.
 """
 
 import math
@@ -14,7 +15,7 @@ from jax import lax
 
 from odejax.core import leaves, rows
 from odejax.core.flow import while_loop
-from odejax.integrate.attempt import Explicit
+from odejax.integrate.attempt import Explicit, Replayed
 
 MOST_STEPS, FEWEST_STEPS = 512, 32  # in a stretch
 MOST_BYTES = 2**20  # of the log: it should stay in cache
@@ -33,7 +34,8 @@ def n_steps(plan, state):
     """Of a stretch, from states like `state`, time included; 0: outputs are written as they come."""
     n_lanes = math.prod(plan.lanes)
     n_outputs = sum(output.count for output in plan.outputs if output.is_timed)
-    is_cheap = isinstance(plan.attempt, Explicit) and not plan.program.method.n_extra
+    is_cheap = type(plan.attempt) in (Explicit, Replayed) and not plan.program.method.n_extra
+    is_cheap &= all(x.ndim == len(plan.lanes) for x in state)  # else f may be a network
     if n_lanes <= 1 or n_outputs < FEWEST_OUTPUTS or not is_cheap or plan.stops_at_outputs:
         return 0
     n = min(MOST_STEPS, MOST_BYTES // sum(x.size * x.dtype.itemsize for x in state))
