@@ -118,25 +118,25 @@ class Grid(NamedTuple):
         """The leaf with the lanes of a block set."""
         if not self._is_sorted(axes):
             return self.put_at(leaf, part, axes, place)
-        index = self._lanes_of(axes, place)
-        return leaf.at[index].set(part, mode="promise_in_bounds", unique_indices=True)
+        return self._in_turn(lambda old, new: new.astype(old.dtype), leaf, part, axes, place)
 
     def add(self, leaf, part, axes, place):
         """The leaf with something added to the lanes of a block, or to what they share."""
         if not self._is_sorted(axes):
             return self.put_at(leaf, self.at(leaf, axes, place) + part, axes, place)
-        index = self._lanes_of(axes, place)
-        return leaf.at[index].add(part, mode="promise_in_bounds", unique_indices=True)
+        return self._in_turn(lax.add, leaf, part, axes, place)
 
-    def _lanes_of(self, axes, place):
-        """The index of the lanes of a block. A leaf has its lane axes side by side."""
-        levels = [level for level, axis in enumerate(axes) if axis is not None]
-        index = [slice(None)] * axes[levels[0]]
-        for i, level in enumerate(levels):
-            where = place.start[level] + jnp.arange(self.block[level], dtype=jnp.int32)
-            where = place.lanes if level == self.sorted else where
-            index.append(where.reshape([-1 if k == i else 1 for k in range(len(levels))]))
-        return tuple(index)
+    def _in_turn(self, fn, leaf, part, axes, place):
+        """The leaf with `fn(old, new)` in the lanes of a block, one after another: see `rows.write_each`."""
+
+        def one(i, leaf):
+            at = tuple(place.lanes[i] if k == self.sorted else s for k, s in enumerate(place.start))
+            new = lax.dynamic_slice_in_dim(part, i, 1, axes[self.sorted])
+            where = starts(leaf, axes, at)
+            old = lax.dynamic_slice(leaf, where, new.shape)
+            return lax.dynamic_update_slice(leaf, fn(old, new), where)
+
+        return lax.fori_loop(0, self.block[self.sorted], one, leaf)
 
 
 def _even(n):

@@ -67,15 +67,42 @@ def read_each(buffer, index):
     return flat.at[where].get(mode="promise_in_bounds").reshape(buffer.shape[1:])
 
 
-def write_each(buffer, row, index, mask):
-    """For every lane of `mask` its own row set, the others left alone."""
-    index = jnp.clip(index, 0, buffer.shape[0] - 1)
+def write_each(buffers, values, index, mask):
+    """For every lane of `mask` its own row of each buffer set, the others left alone."""
+    if not buffers:
+        return ()
+    index = jnp.clip(index, 0, buffers[0].shape[0] - 1)
     if index.ndim == 0:
-        return write(buffer, jnp.where(mask, row, read(buffer, index)), index)
-    flat, where = _flat(buffer, index)
-    where = jnp.where(mask.ravel(), where, len(flat))
-    row = row.reshape(-1, *flat.shape[1:])
-    return flat.at[where].set(row, mode="drop", unique_indices=True).reshape(buffer.shape)
+        pairs = zip(buffers, values, strict=True)
+        return tuple(write(b, jnp.where(mask, v, read(b, index)), index) for b, v in pairs)
+    flats = [_flat(b, index) for b in buffers]
+    where = flats[0][1]
+    flat = tuple(f for f, _ in flats)
+    values = tuple(v.reshape(-1, *f.shape[1:]) for v, f in zip(values, flat, strict=True))
+    flat = lax.platform_dependent(flat, values, where, mask.ravel(), cpu=_write_in_turn, default=_scatter)
+    return tuple(f.reshape(b.shape) for f, b in zip(flat, buffers, strict=True))
+
+
+def _scatter(buffers, values, where, mask):
+    where = jnp.where(mask, where, len(buffers[0]))
+    return tuple(
+        b.at[where].set(v, mode="drop", unique_indices=True) for b, v in zip(buffers, values, strict=True)
+    )
+
+
+def _write_in_turn(buffers, values, where, mask):
+    """One lane after another: XLA makes one function of a loop on a CPU only if there is no scatter in it."""
+
+    def one(lane, buffers):
+        def put(buffer, new):
+            old = lax.dynamic_index_in_dim(buffer, where[lane], keepdims=False)
+            return lax.dynamic_update_index_in_dim(
+                buffer, jnp.where(mask[lane], new[lane], old), where[lane], 0
+            )
+
+        return tuple(map(put, buffers, values))
+
+    return lax.fori_loop(0, len(mask), one, buffers)
 
 
 def _flat(buffer, index):

@@ -135,9 +135,8 @@ class _BackwardStep:
                     return pull(leaves.where(mask, bar, leaves.zeros_like(bar)))
 
                 p_bar, x_bar, q_bar = self.over_directions(one_direction, self.outputs_bar[kind])
-                queries_bar = tuple(
-                    self.over_directions(lambda b, q: rows.write_each(b, q, count, mask), b, q)
-                    for b, q in zip(queries_bar, q_bar, strict=True)
+                queries_bar = self.over_directions(
+                    lambda b, q: rows.write_each(b, q, count, mask), queries_bar, q_bar
                 )
                 points_bar = jax.tree.map(jnp.add, points_bar, x_bar)
                 return points_bar, leaves.add(params_bar, p_bar), queries_bar

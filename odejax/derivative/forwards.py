@@ -71,10 +71,7 @@ def _tangents(n_directions, active, block, inputs_dot):
                 fn = partial(program.output, kind)
                 out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
                 mask = is_due(record, kind, count, n)
-                return tuple(
-                    over_directions(lambda b, o: rows.write_each(b, o, count, mask), b, o)
-                    for b, o in zip(buffers, out, strict=True)
-                )
+                return over_directions(lambda b, o: rows.write_each(b, o, count, mask), buffers, out)
 
             return while_due(record, kind, n, output, one, 1)
 

@@ -33,8 +33,6 @@ def init(plan, kind, times, is_recorded):
 def emit(loop, kind, old, emitted, step, is_accepted, n):
     """The outputs of a step, where it was accepted."""
     output = loop.plan.outputs[kind]
-    if output.is_timed and loop.n_logged:
-        return emitted  # see `stretch`
     if output.is_timed:
         return _emit_timed(loop, kind, old, emitted, step, is_accepted, n)
     mask = is_accepted & (emitted.count < output.count)
@@ -93,9 +91,13 @@ def _with_extra(loop, old, step, t):
 
 
 def _write(emitted, values, later, mask, n):
-    count = emitted.count
-    buffers = tuple(rows.write_each(b, v, count, mask) for b, v in zip(emitted.buffers, values, strict=True))
-    step = emitted.step
-    if step is not None:
-        step = rows.write_each(step, jnp.broadcast_to(n, count.shape).astype(jnp.int32), count, mask)
-    return Emitted(count + mask, later, buffers, step)
+    count, n_leaves = emitted.count, len(emitted.buffers)
+    buffers = emitted.buffers
+    if emitted.step is not None:
+        buffers, values = (
+            (*buffers, emitted.step),
+            (*values, jnp.broadcast_to(n, count.shape).astype(jnp.int32)),
+        )
+    buffers = rows.write_each(buffers, values, count, mask)
+    step = buffers[-1] if emitted.step is not None else None
+    return Emitted(count + mask, later, buffers[:n_leaves], step)

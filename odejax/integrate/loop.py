@@ -15,7 +15,7 @@ from odejax.core.status import Status
 from odejax.derivative import schedule
 from odejax.derivative.program import direction
 from odejax.derivative.record import Record, next_stop
-from odejax.integrate import emit, progress, stretch
+from odejax.integrate import emit, progress
 from odejax.integrate.state import Carry, Solved, Stats, Step, Tape
 from odejax.stepping import controller, error
 
@@ -24,14 +24,10 @@ SMALLEST_STRETCH = 1.01  # the smallest step, rounded as it is coded
 CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding only
 
 
-def _is_any_running(carry):
-    return (carry.status == Status.RUNNING).any()
-
-
 class Loop:
     """The pieces of the loop's body, over what does not change in it."""
 
-    def __init__(self, plan, inputs, numbers, for_caches, share=(0, 1)):
+    def __init__(self, plan, inputs, numbers, share=(0, 1)):
         self.plan, self.numbers = plan, numbers
         self.share = share  # how many blocks of how many are done
         self.y0, self.params, self.queries = inputs
@@ -44,7 +40,6 @@ class Loop:
         self.stops = jnp.concatenate([*stops, self.length[None]])
         self.method = plan.program.method
         self.settle_stage, self.settle_slope = settlers(plan.lanes)
-        self.n_logged = stretch.n_steps(plan, (self.t0, *self.y0)) if for_caches else 0
 
     def field(self, t, y):
         return self.plan.field((t,), self.params, y, ())
@@ -108,25 +103,7 @@ class Loop:
 
     def run(self, carry):
         """The loop itself."""
-        if self.n_logged:
-            return while_loop(_is_any_running, self._run_stretch, carry)
-        return while_loop(_is_any_running, self.body, carry)
-
-    def _run_stretch(self, carry):
-        """Steps until the log is full, and their outputs."""
-
-        def attempt(state):
-            old, log = state
-            log, new = stretch.write(log, old.s, old.y), self.body(old)
-            is_step = (new.stats.num_accepted > old.stats.num_accepted).any()
-            return new, log._replace(n=log.n + is_step)
-
-        def is_going(state):
-            carry, log = state
-            return _is_any_running(carry) & (log.n < self.n_logged)
-
-        carry, log = while_loop(is_going, attempt, (carry, stretch.init(self.n_logged, carry.s, carry.y)))
-        return carry._replace(outputs=stretch.give(self, carry, log))
+        return while_loop(lambda c: (c.status == Status.RUNNING).any(), self.body, carry)
 
     def body(self, old):
         # A single lane is running, else the loop would have ended.

@@ -62,9 +62,9 @@ def _out_tree(plan, inputs):
     return jax.tree.structure(_describe(plan, inputs, lambda *_: 0))
 
 
-def _run_flat(*operands, plan, in_tree, for_caches):
+def _run_flat(*operands, plan, in_tree, in_blocks):
     inputs, numbers = jax.tree.unflatten(in_tree, operands)
-    return jax.tree.leaves(integrate(plan, inputs, numbers, for_caches))
+    return jax.tree.leaves(integrate(plan, inputs, numbers, in_blocks))
 
 
 @partial(jax.jit, static_argnames=("plan", "in_tree"))
@@ -117,12 +117,12 @@ _integrate_p = Primitive("odejax_integrate")
 _integrate_p.multiple_results = True
 _integrate_p.def_impl(_run_jitted)
 _integrate_p.def_abstract_eval(_abstract)
-# Blocks and stretches are for caches: a GPU takes all lanes at once.
-_lower, _lower_for_caches = (
-    mlir.lower_fun(partial(_run_flat, for_caches=for_caches), multiple_results=True)
-    for for_caches in (False, True)
+# Blocks are for caches: a GPU takes all lanes at once.
+_lower, _lower_in_blocks = (
+    mlir.lower_fun(partial(_run_flat, in_blocks=in_blocks), multiple_results=True)
+    for in_blocks in (False, True)
 )
 mlir.register_lowering(_integrate_p, _lower)
-mlir.register_lowering(_integrate_p, _lower_for_caches, platform="cpu")
+mlir.register_lowering(_integrate_p, _lower_in_blocks, platform="cpu")
 ad.primitive_jvps[_integrate_p] = _jvp
 define_batching(_integrate_p, _batch)

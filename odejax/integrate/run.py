@@ -15,12 +15,12 @@ from odejax.integrate.loop import Loop
 from odejax.integrate.state import Numbers, Solved, Tape
 
 
-def integrate(plan, inputs: Inputs, numbers: Numbers, for_caches: bool) -> Solved:
-    """Steps from t0 to t1; `for_caches`: many lanes one block, and one stretch of steps, after another."""
-    loop, grid = Loop(plan, inputs, numbers, for_caches), Grid.of(plan.lanes, plan.program.most_lanes)
+def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
+    """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
+    loop, grid = Loop(plan, inputs, numbers), Grid.of(plan.lanes, plan.program.most_lanes)
     carry = loop.start()
     shift = jnp.zeros(plan.lanes, jnp.int32)
-    if grid.is_one or not for_caches:
+    if grid.is_one or not in_blocks:
         carry = loop.run(carry)
         progress.count_lanes(plan.on_progress, jnp.int32(max(1, math.prod(plan.lanes))))
         n_steps = None if carry.tape is None else carry.tape.n + shift
@@ -50,7 +50,7 @@ def _in_blocks(plan, grid, inputs, numbers, shift, start):
             return grid.take(x, axes, place)
 
         of_block = [blocks.tree_map(take, x, a) for x, a in ((inputs, input_axes), (numbers, number_axes))]
-        loop = Loop(plan.of_block(grid), *of_block, for_caches=True, share=(n_done, n_blocks))
+        loop = Loop(plan.of_block(grid), *of_block, share=(n_done, n_blocks))
         begin = blocks.tree_map(take, start, axes)
         status = jnp.where(place.is_own, begin.status, Status.SUCCESS)
         window = None

@@ -1,4 +1,4 @@
-"""Many outputs of many lanes, which come in stretches, beside those of each lane alone, which come as they are."""
+"""Many outputs of many lanes, beside those of each lane alone: their rows differ from lane to lane."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from odejax import ConstantStep, Status, solve
-from odejax.integrate.stretch import FEWEST_OUTPUTS, MOST_STEPS
 from problems import bits, lorenz
 
 N = 5
@@ -36,7 +35,6 @@ def distance(got, wanted):
 @pytest.mark.parametrize("t_span", [(0.0, 1.0), (3.0, 2.8)])
 def test_outputs(method, t_span):
     """At the ends, repeated, close to each other and far apart, forwards and backwards."""
-    assert len(TIMES) >= FEWEST_OUTPUTS
     times = t_span[0] + (t_span[1] - t_span[0]) * TIMES
     options = (
         {"rtol": 1e-5} if method != "rk4" else {"controller": ConstantStep(0.02), "rtol": None, "atol": None}
@@ -53,19 +51,6 @@ def test_outputs(method, t_span):
     assert bits(ys[:, -2]) == bits(ys[:, -1]) == bits(y1)
     assert np.array_equal(n_steps, wanted[2])
     assert np.array_equal(n_evals, wanted[3])
-
-
-def test_more_steps_than_are_logged():
-    times = jnp.linspace(0.0, 30.0, 40)
-
-    def fn(y0, rho):
-        sol = solution(y0, rho, times, (0.0, 30.0), rtol=1e-10, atol=1e-10)
-        return sol.ys, sol.stats.num_steps
-
-    ys, n_steps = jax.vmap(fn)(Y0[:2], jnp.array([2.0, 12.0]))
-    assert n_steps.max() > 2 * MOST_STEPS
-    for i, rho in enumerate((2.0, 12.0)):
-        assert distance(ys[i], fn(Y0[i], rho)[0]) < 1e-10
 
 
 def test_times_of_each_lane():
