@@ -93,14 +93,15 @@ class Grid(NamedTuple):
 
     def take(self, leaf, axes, place):
         """The lanes of a block."""
-        if not self._is_sorted(axes) or leaf.shape[axes[self.sorted]] == 1:
+        sorted_axis = self._sorted_axis(axes)
+        if sorted_axis is None or leaf.shape[sorted_axis] == 1:
             return self.at(leaf, axes, place)
         others = tuple(None if level == self.sorted else axis for level, axis in enumerate(axes))
         part = self.at(leaf, others, place)
-        return jnp.take(part, place.lanes, axes[self.sorted], mode="clip", unique_indices=True)
+        return jnp.take(part, place.lanes, sorted_axis, mode="clip", unique_indices=True)
 
-    def _is_sorted(self, axes):
-        return self.sorted is not None and axes[self.sorted] is not None
+    def _sorted_axis(self, axes):
+        return None if self.sorted is None else axes[self.sorted]
 
     def at(self, leaf, axes, place):
         """The positions of a block."""
@@ -116,27 +117,29 @@ class Grid(NamedTuple):
 
     def put(self, leaf, part, axes, place):
         """The leaf with the lanes of a block set."""
-        if not self._is_sorted(axes):
+        axis = self._sorted_axis(axes)
+        if axis is None:
             return self.put_at(leaf, part, axes, place)
-        return self._in_turn(lambda old, new: new.astype(old.dtype), leaf, part, axes, place)
+        return self._in_turn(lambda old, new: new.astype(old.dtype), leaf, part, axes, axis, place)
 
     def add(self, leaf, part, axes, place):
         """The leaf with something added to the lanes of a block, or to what they share."""
-        if not self._is_sorted(axes):
+        axis = self._sorted_axis(axes)
+        if axis is None:
             return self.put_at(leaf, self.at(leaf, axes, place) + part, axes, place)
-        return self._in_turn(lax.add, leaf, part, axes, place)
+        return self._in_turn(lax.add, leaf, part, axes, axis, place)
 
-    def _in_turn(self, fn, leaf, part, axes, place):
+    def _in_turn(self, fn, leaf, part, axes, sorted_axis, place):
         """The leaf with `fn(old, new)` in the lanes of a block, one after another: see `rows.write_each`."""
 
         def one(i, leaf):
             at = tuple(place.lanes[i] if k == self.sorted else s for k, s in enumerate(place.start))
-            new = lax.dynamic_slice_in_dim(part, i, 1, axes[self.sorted])
+            new = lax.dynamic_slice_in_dim(part, i, 1, sorted_axis)
             where = starts(leaf, axes, at)
             old = lax.dynamic_slice(leaf, where, new.shape)
             return lax.dynamic_update_slice(leaf, fn(old, new), where)
 
-        return lax.fori_loop(0, self.block[self.sorted], one, leaf)
+        return lax.fori_loop(0, len(place.lanes), one, leaf)
 
 
 def _even(n):

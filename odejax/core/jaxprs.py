@@ -41,7 +41,7 @@ def evaluate(equations, environment):
         elif _is_redundant_cast(equation, values):
             out = values
         elif equation.primitive.name == "pad" and not isinstance(equation.invars[1], jax.extend.core.Literal):
-            out = [_pad(*values, equation.params["padding_config"])]
+            out = [_pad(values[0], values[1], equation.params["padding_config"])]
         else:
             with equation.ctx.manager:
                 out = bind(equation, values)

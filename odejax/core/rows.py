@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def read_each(buffer, index):
     return flat.at[where].get(mode="promise_in_bounds").reshape(buffer.shape[1:])
 
 
-def write_each(buffers, values, index, mask):
+def write_each(buffers, values, index, mask) -> tuple[Any, ...]:
     """For every lane of `mask` its own row of each buffer set, the others left alone."""
     if not buffers:
         return ()

@@ -91,13 +91,9 @@ def _with_extra(loop, old, step, t):
 
 
 def _write(emitted, values, later, mask, n):
-    count, n_leaves = emitted.count, len(emitted.buffers)
-    buffers = emitted.buffers
-    if emitted.step is not None:
-        buffers, values = (
-            (*buffers, emitted.step),
-            (*values, jnp.broadcast_to(n, count.shape).astype(jnp.int32)),
-        )
-    buffers = rows.write_each(buffers, values, count, mask)
-    step = buffers[-1] if emitted.step is not None else None
-    return Emitted(count + mask, later, buffers[:n_leaves], step)
+    count, buffers, step = emitted.count, emitted.buffers, emitted.step
+    if step is None:
+        return Emitted(count + mask, later, rows.write_each(buffers, values, count, mask), None)
+    n = jnp.broadcast_to(n, count.shape).astype(jnp.int32)
+    *buffers, step = rows.write_each((*buffers, step), (*values, n), count, mask)
+    return Emitted(count + mask, later, tuple(buffers), step)
