@@ -13,8 +13,8 @@ from odejax.derivative import schedule
 from odejax.derivative.by_block import origin, walk
 from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
+    Due,
     Inputs,
-    is_due,
     over,
     queries_at,
     row_of,
@@ -65,7 +65,9 @@ def _reverse(n_directions, active, n_scratch, block, results_bar):
 
     y1_bar = results_bar.y1
     zeros = _zeros(inputs, active, n_directions, y1_bar)
-    outputs = tuple((count - 1, q) for count, q in zip(record.n_outputs, zeros.queries, strict=True))
+    counts = (count - 1 for count in record.n_outputs)
+    dues = [Due.of(record, kind, count) for kind, count in enumerate(counts)]
+    outputs = tuple(zip(dues, zeros.queries, strict=True))
     first = [rows.read(leaf, 0) for leaf in states]
     scratch = tuple(jnp.zeros((n_scratch, *leaf.shape), leaf.dtype) for leaf in first)
     start = record.n_steps, jnp.int32(0), jnp.zeros(n_scratch, jnp.int32), scratch, y1_bar
@@ -122,9 +124,8 @@ class _BackwardStep:
                 zero = leaves.zeros_like(states_bar[0])
                 points_bar = (*points_bar, *([zero] * len(slopes)))
 
-            def one(count, carry):
+            def one(count, mask, carry):
                 points_bar, params_bar, queries_bar = carry
-                mask = is_due(self.record, kind, count, n)
                 query = queries_at(self.queries[kind], count)
                 primals = self.params, points, query
                 fn = partial(program.output, kind)
@@ -141,9 +142,9 @@ class _BackwardStep:
                 points_bar = jax.tree.map(jnp.add, points_bar, x_bar)
                 return points_bar, leaves.add(params_bar, p_bar), queries_bar
 
-            count, queries_bar = output
-            count, (points_bar, params_bar, queries_bar) = while_due(
-                self.record, kind, n, (count, (points_bar, params_bar, queries_bar)), one, -1
+            due, queries_bar = output
+            due, (points_bar, params_bar, queries_bar) = while_due(
+                self.record, kind, n, (due, (points_bar, params_bar, queries_bar)), one, -1
             )
             (y_bar, y1_bar, *more_bar), slopes_bar = points_bar, states_bar[2]
             if pull_more is not None:
@@ -151,9 +152,9 @@ class _BackwardStep:
                 y_bar, y1_bar = leaves.add(y_bar, y_more), leaves.add(y1_bar, y1_more)
                 slopes_bar = jax.tree.map(jnp.add, slopes_bar, slopes_more)
                 params_bar = leaves.add(params_bar, p_bar)
-            return ((y_bar, y1_bar, slopes_bar), params_bar), (count, queries_bar)
+            return ((y_bar, y1_bar, slopes_bar), params_bar), (due, queries_bar)
 
-        return run_if(is_due(self.record, kind, output[0], n).any(), all_of_step, (carry, output))
+        return run_if((output[0].step == n).any(), all_of_step, (carry, output))
 
 
 def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept_at, kept):

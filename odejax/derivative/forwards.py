@@ -15,8 +15,8 @@ from odejax.core.transform import jvp
 from odejax.derivative.by_block import origin, walk
 from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
+    Due,
     Results,
-    is_due,
     over,
     queries_at,
     row_of,
@@ -65,17 +65,16 @@ def _tangents(n_directions, active, block, inputs_dot):
                 points = (*points, *more(row, params, states, ()))
                 points_dot = (*points_dot, *derivative(more, row, states, states_dot))
 
-            def one(count, buffers):
+            def one(count, mask, buffers):
                 query = queries_at(queries[kind], count)
                 query_dot = over_directions(lambda q: queries_at(q, count), inputs_dot.queries[kind])
                 fn = partial(program.output, kind)
                 out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
-                mask = is_due(record, kind, count, n)
                 return over_directions(lambda b, o: rows.write_each(b, o, count, mask), buffers, out)
 
             return while_due(record, kind, n, output, one, 1)
 
-        return run_if(is_due(record, kind, output[0], n).any(), all_of_step, output)
+        return run_if((output[0].step == n).any(), all_of_step, output)
 
     def step(carry):
         n, s, y, y_dot, outputs = carry
@@ -91,9 +90,9 @@ def _tangents(n_directions, active, block, inputs_dot):
         y_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)
         return n + 1, row[1], leaves.where(is_taken, y1, y), y_dot, outputs
 
-    directions = inputs_dot.y0[0].shape[:n_directions]
+    directions, none = inputs_dot.y0[0].shape[:n_directions], jnp.zeros(program.lanes, jnp.int32)
     outputs = tuple(
-        (jnp.zeros(program.lanes, jnp.int32), _nan_outputs(program, kind, record, directions))
+        (Due.of(record, kind, none), _nan_outputs(program, kind, record, directions))
         for kind in range(len(program.outputs))
     )
     start = jnp.int32(0), origin(record), y0, inputs_dot.y0, outputs

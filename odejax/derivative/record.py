@@ -92,17 +92,27 @@ def queries_at(queries, count):
     return tuple(rows.read_each(q, count) for q in queries)
 
 
-def is_due(record, kind, count, n):
-    """Lane by lane: does output `count` belong to step n?"""
-    is_given = (count >= 0) & (count < record.n_outputs[kind])
-    return is_given & (rows.read_each(record.output_step[kind], count) == n)
+class Due(NamedTuple):
+    """The output that comes next, lane by lane."""
+
+    count: jax.Array  # its number
+    step: jax.Array  # the step that gave it; -1: there is none
+
+    @classmethod
+    def of(cls, record, kind, count):
+        is_given = (count >= 0) & (count < record.n_outputs[kind])
+        return cls(count, jnp.where(is_given, rows.read_each(record.output_step[kind], count), -1))
 
 
 def while_due(record, kind, n, state, one, increment):
-    """Lets `one(count, carry)` treat the outputs of step n, lane by lane in the order of `increment`."""
+    """Lets `one(count, is_due, carry)` treat the outputs of step n, lane by lane in the order of `increment`.
+
+    `state` is (due, carry).
+    """
 
     def body(state):
-        count, carry = state
-        return count + increment * is_due(record, kind, count, n), one(count, carry)
+        due, carry = state
+        is_due = due.step == n
+        return Due.of(record, kind, due.count + increment * is_due), one(due.count, is_due, carry)
 
-    return while_loop(lambda state: is_due(record, kind, state[0], n).any(), body, state)
+    return while_loop(lambda state: (state[0].step == n).any(), body, state)
