@@ -429,7 +429,7 @@ def test_parameters_that_differ_by_a_percent(method, name, p):
     many, worst = check_lanes(run, lanes, (0, 999))
     n = np.asarray(many.stats.num_steps)
     assert n.max() < 3 * np.median(n)
-    assert worst < 1e-11
+    assert worst < 1e-6  # the tolerance: a step size, which has 8 bits, may be rounded the other way
 
 
 @BOTH
