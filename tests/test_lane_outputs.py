@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from odejax import ConstantStep, Status, solve
+from odejax.core import rows
 from problems import bits, lorenz
 
 N = 5
@@ -29,6 +30,16 @@ def alone(fn, *args):
 def distance(got, wanted):
     got, wanted = np.asarray(got), np.asarray(wanted)
     return np.max(np.abs(got - wanted)) / np.max(np.abs(wanted))
+
+
+def test_rows_written_in_turn_or_scattered():
+    """The one on a CPU, the other elsewhere."""
+    buffers = jnp.zeros((12, 3)), jnp.zeros(12, jnp.int32)
+    values = jax.random.normal(KEY, (4, 3)), jnp.arange(1, 5, dtype=jnp.int32)
+    where, mask = jnp.array([0, 7, 2, 11]), jnp.array([True, False, True, True])
+    in_turn, scattered = (fn(buffers, values, where, mask) for fn in (rows._write_in_turn, rows._scatter))
+    for a, b, old, new in zip(in_turn, scattered, buffers, values, strict=True):
+        assert bits(a) == bits(b) == bits(old.at[where[mask]].set(new[mask]))
 
 
 @pytest.mark.parametrize("method", ["tsit5", "dopri5", "bosh3", "rk4"])
