@@ -7,12 +7,12 @@ are always checked. Every message names the argument, says what was got and what
 import difflib
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from odejax.core.traced import is_array_or_number
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
 from odejax.tableaus import METHODS, Tableau
 
@@ -57,10 +57,6 @@ def is_known(x) -> bool:
 def as_array(x, dtype):
     """An array that stays known: under `jit`, JAX's own would be a tracer."""
     return np.asarray(x, dtype) if is_known(x) else jnp.asarray(x, dtype)
-
-
-def is_array_or_number(x) -> bool:
-    return eqx.is_array(x) or isinstance(x, (bool, int, float, complex, np.ndarray, np.generic))
 
 
 def state(y0, name="y0") -> Any:

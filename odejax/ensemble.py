@@ -12,9 +12,10 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from odejax import arguments
+from odejax.core.traced import is_array_or_number
 from odejax.integrate import progress as bar
 from odejax.ivp import check_numbers, solve
-from odejax.solution import Solution, check
+from odejax.solution import Solution, check_as
 
 AXIS = "lanes"  # of the default mesh
 STATIC_OPTIONS = ("method", "jac", "save_steps", "dense", "checkpoints", "components")  # no numbers
@@ -86,12 +87,11 @@ def ensemble(
     leaves, tree = jax.tree.flatten((y0s, args, f, t_span, options))
     all_axes = [*axes[0], *axes[1]]
     all_axes += [None] * (len(leaves) - len(all_axes))
-    dynamic = [x if arguments.is_array_or_number(x) else None for x in leaves]
-    static = tuple(None if arguments.is_array_or_number(x) else x for x in leaves)
+    dynamic = [x if is_array_or_number(x) else None for x in leaves]
+    static = tuple(None if is_array_or_number(x) else x for x in leaves)
     on_lanes = bar.lanes_done(progress, n_padded)
     solution = _ensemble(dynamic, (static, tree, fixed), tuple(all_axes), lanes, on_lanes)
-    is_traced = isinstance(solution.status, jax.core.Tracer)
-    return check(solution) if throw or (throw is None and not is_traced) else solution
+    return check_as(throw, solution)
 
 
 class _Lanes(NamedTuple):

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from odejax import arguments
 from odejax import mass as masses
 from odejax.core.probe import count_lanes
 from odejax.core.status import Status
+from odejax.core.traced import apart, together
 from odejax.integrate import dae
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS
@@ -23,7 +23,7 @@ from odejax.integrate.state import Numbers
 from odejax.linalg.banded import Banded
 from odejax.linalg.sparse import Sparse
 from odejax.problem import Problem
-from odejax.solution import Solution, check
+from odejax.solution import Solution, check_as
 from odejax.stepping.controller import ConstantStep, PIDController
 from odejax.tableaus import Tableau
 
@@ -138,14 +138,12 @@ def solve(
         check_structure(jac, tableau, y0),
         mass,
     )
-    functions, static = eqx.partition((f, args, save_fn, mass_arrays), arguments.is_array_or_number)
-    functions = jax.tree.map(jnp.asarray, functions)
-    static_leaves, static_tree = jax.tree.flatten(static)
-    solution = _solve(functions, y0, numbers, (tuple(static_leaves), static_tree), options)
+    functions, static = apart((f, args, save_fn, mass_arrays))
+    solution = _solve(functions, y0, numbers, static, options)
     is_traced = isinstance(solution.status, jax.core.Tracer)
     if jac is not None and not is_traced and solution.status == Status.WRONG_JAC:
         raise ValueError(f"`jac` is {jac!r}, but {Status.WRONG_JAC.sentence}: {Status.WRONG_JAC.advice}.")
-    return check(solution) if throw or (throw is None and not is_traced) else solution
+    return check_as(throw, solution)
 
 
 def _numbers(y0, t_span, tableau, t_eval, rtol, atol, dt0, max_steps, controller):
@@ -171,7 +169,7 @@ def check_numbers(y0, t_span, options):
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _solve(functions, y0, numbers, static, options):
-    f, args, save_fn, mass = eqx.combine(functions, jax.tree.unflatten(static[1], static[0]))
+    f, args, save_fn, mass = together(functions, static)
     t_span, t_eval, (rtol, atol), dt0, max_steps, controller = numbers
     problem = Problem(f, y0, t_span, args, save_fn, mass, options)
     if t_eval is not None:

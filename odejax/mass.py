@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odejax import arguments
+from odejax.core.traced import is_array_or_number
 from odejax.linalg import mass as matrices
 from odejax.linalg.mass import Mass
 from odejax.tableaus import RosenbrockTableau
@@ -42,7 +43,7 @@ def _described(mass, tree):
 
 def _check(name, m):
     """Is this a real array whose numbers, if they are known, are finite?"""
-    if not arguments.is_array_or_number(m) or jnp.issubdtype(jnp.result_type(m), jnp.complexfloating):
+    if not is_array_or_number(m) or jnp.issubdtype(jnp.result_type(m), jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got {m!r}.")
     if arguments.is_known(m) and not np.isfinite(np.asarray(m, float)).all():
         raise ValueError(f"`{name}` must be finite, got {m}.")

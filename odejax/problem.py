@@ -8,6 +8,7 @@ from jax import lax
 from odejax import arguments
 from odejax.core.blocks import MOST_LANES, MOST_LANES_OF_ARRAYS
 from odejax.core.components import TooLarge
+from odejax.core.leaves import shapes
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program
 from odejax.derivative.record import Inputs
@@ -65,7 +66,7 @@ class Problem:
         """Rows of whole steps."""
         degree = len(self.method.P[0])
         t = jax.ShapeDtypeStruct((), self.t_span[0].dtype)
-        y = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in self.y0)
+        y = shapes(self.y0)
         columns = tuple(jax.ShapeDtypeStruct((degree, *x.shape), x.dtype) for x in self.y0)
         self._add(Output(count, False, None), None, (t, t, *y, *columns), ())
 

@@ -158,6 +158,12 @@ def _brief(tree):
     return text if len(text) < 90 else text[:87] + "..."
 
 
+def check_as(throw: bool | None, solution: Solution) -> Solution:
+    """`check`, as the option `throw` asks; None: outside of `jit` only."""
+    is_traced = isinstance(solution.status, jax.core.Tracer)
+    return check(solution) if throw or (throw is None and not is_traced) else solution
+
+
 def check(solution: Solution) -> Solution:
     """The solution, or an error if it failed.
 

@@ -155,6 +155,12 @@ def distance(got, wanted):
     return worst  # NaN if there is one
 
 
+def assert_close(got, wanted, rtol):
+    """Of two pytrees, number by number and beside the largest of a leaf."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
+
+
 def bits(tree):
     """The bytes of all arrays, for comparisons to the last bit that hold NaN equal to itself."""
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]

@@ -8,7 +8,7 @@ import pytest
 import odejax
 from odejax import solve
 from odejax.tableaus import Bosh3, Euler, Rodas5P, Switching, Tsit5, Vern7
-from problems import lorenz, oscillator
+from problems import assert_close, lorenz, oscillator
 
 Y0 = jnp.array([2.0, 0.0])
 
@@ -22,11 +22,6 @@ def relaxed(mu, t1=2.0, y0=Y0, **options):
     return solve(van_der_pol, y0, (0.0, t1), (mu,), **{"method": "auto", "rtol": 1e-7, **options})
 
 
-def close(got, wanted, rtol):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
-
-
 # -- which method
 
 
@@ -36,7 +31,7 @@ def test_an_easy_problem_is_solved_as_by_tsit5():
     assert auto.stats.num_stiff == 0
     assert auto.stats.num_steps == tsit5.stats.num_steps
     assert auto.stats.num_jac_evals == auto.stats.num_factorizations == 0
-    close(auto.ys, tsit5.ys, 1e-11)
+    assert_close(auto.ys, tsit5.ys, 1e-11)
 
 
 def test_a_stiff_problem_changes_and_says_so():
@@ -47,7 +42,7 @@ def test_a_stiff_problem_changes_and_says_so():
     assert "looks stiff" not in repr(auto)
     assert 0 < auto.stats.num_stiff < auto.stats.num_accepted < explicit.stats.num_accepted / 10
     assert auto.stats.num_jac_evals >= auto.stats.num_stiff
-    close(auto.y1, stiff.y1, 1e-6)
+    assert_close(auto.y1, stiff.y1, 1e-6)
 
 
 def test_it_changes_back():
@@ -80,7 +75,7 @@ def test_few_or_accurate_steps_do_not_look_stiff():
 def test_own_pairs_of_methods():
     mine = Switching("mine", explicit=Tsit5, stiff=Rodas5P)
     assert mine == Switching("mine", Tsit5, Rodas5P) != odejax.METHODS["auto"]
-    close(relaxed(1e3, method=mine).y1, relaxed(1e3).y1, 1e-15)
+    assert_close(relaxed(1e3, method=mine).y1, relaxed(1e3).y1, 1e-15)
     for other, complaint in ((Euler, "estimate"), (Bosh3, "last stage"), (Vern7, "dense output")):
         with pytest.raises(ValueError, match=complaint):
             Switching("bad", other, Rodas5P)
@@ -94,18 +89,18 @@ def test_derivatives_beside_finite_differences():
         return relaxed(mu, y0=y0, rtol=1e-10, atol=1e-12).y1
 
     forward = jax.jacfwd(end, (0, 1))(Y0, 1e3)
-    close(jax.jacrev(end, (0, 1))(Y0, 1e3), forward, 1e-9)
+    assert_close(jax.jacrev(end, (0, 1))(Y0, 1e3), forward, 1e-9)
     for index in range(2):
         e = jnp.zeros(2).at[index].set(1e-3)
-        close((end(Y0 + e, 1e3) - end(Y0 - e, 1e3)) / 2e-3, forward[0][:, index], 1e-5)
-    close((end(Y0, 1001.0) - end(Y0, 999.0)) / 2, forward[1], 1e-4)
+        assert_close((end(Y0 + e, 1e3) - end(Y0 - e, 1e3)) / 2e-3, forward[0][:, index], 1e-5)
+    assert_close((end(Y0, 1001.0) - end(Y0, 999.0)) / 2, forward[1], 1e-4)
 
 
 def test_second_derivatives_both_ways():
     def end(y0):
         return relaxed(50.0, y0=y0, rtol=1e-9).y1[0]
 
-    close(jax.jacfwd(jax.jacrev(end))(Y0), jax.jacrev(jax.jacfwd(end))(Y0), 1e-8)
+    assert_close(jax.jacfwd(jax.jacrev(end))(Y0), jax.jacrev(jax.jacfwd(end))(Y0), 1e-8)
 
 
 def test_outputs_have_derivatives():
@@ -115,8 +110,8 @@ def test_outputs_have_derivatives():
         return relaxed(mu, t_eval=times, rtol=1e-9).ys
 
     forward = jax.jacfwd(outputs)(1e3)
-    close(jax.jacrev(outputs)(1e3), forward, 1e-8)
-    close((outputs(1001.0) - outputs(999.0)) / 2, forward, 1e-3)
+    assert_close(jax.jacrev(outputs)(1e3), forward, 1e-8)
+    assert_close((outputs(1001.0) - outputs(999.0)) / 2, forward, 1e-3)
 
 
 # -- lanes
@@ -132,7 +127,7 @@ def test_each_lane_has_its_own_method():
         alone = relaxed(mu)
         for name in ("num_accepted", "num_rejected", "num_stiff"):
             assert getattr(lanes.stats, name)[i] == getattr(alone.stats, name)
-        close(lanes.y1[i], alone.y1, 1e-12)
+        assert_close(lanes.y1[i], alone.y1, 1e-12)
 
 
 def test_gradient_of_lanes_beside_each_alone():
@@ -141,19 +136,19 @@ def test_gradient_of_lanes_beside_each_alone():
     def loss(mu):
         return jnp.sum(relaxed(mu).y1 ** 2)
 
-    close(jax.jit(jax.vmap(jax.grad(loss)))(mus), jnp.stack([jax.grad(loss)(mu) for mu in mus]), 1e-9)
-    close(jax.grad(lambda mus: jax.vmap(loss)(mus).sum())(mus), jax.vmap(jax.grad(loss))(mus), 1e-12)
+    assert_close(jax.jit(jax.vmap(jax.grad(loss)))(mus), jnp.stack([jax.grad(loss)(mu) for mu in mus]), 1e-9)
+    assert_close(jax.grad(lambda mus: jax.vmap(loss)(mus).sum())(mus), jax.vmap(jax.grad(loss))(mus), 1e-12)
 
 
 def test_single_precision():
     sol = relaxed(jnp.float32(1e3), y0=Y0.astype(jnp.float32), rtol=1e-4, atol=1e-6)
     assert sol.y1.dtype == jnp.float32
     assert sol.stats.num_stiff > 0
-    close(sol.y1, relaxed(1e3).y1, 1e-3)
+    assert_close(sol.y1, relaxed(1e3).y1, 1e-3)
 
 
 def test_dense_output_and_saved_steps():
     dense = relaxed(1e3, dense=200)
     saved = relaxed(1e3, save_steps=200)
     n = int(saved.stats.num_saved)
-    close(dense(saved.ts[:n]), saved.ys[:n], 1e-9)
+    assert_close(dense(saved.ts[:n]), saved.ys[:n], 1e-9)

@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO
 import odejax
 from odejax import Banded, Sparse, Status, solve
 from odejax.linalg import bands, elimination
+from problems import assert_close
 
 RNG = np.random.default_rng(0)
 
@@ -46,11 +47,6 @@ def shuffled(order):
     position = np.argsort(order)
     band = np.abs(np.subtract.outer(order, order)) <= 2
     return (lambda t, y, p: brusselator(t, y[position], p)[order]), band
-
-
-def close(got, wanted, rtol):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max())
 
 
 # -- the matrices
@@ -190,12 +186,12 @@ def loss(p, jac, method="rodas5p"):
 
 @pytest.mark.parametrize("method", ["rodas5p", "kvaerno5", "auto"])
 def test_the_solution_is_that_of_the_whole_jacobian(method):
-    close(end(method=method), whole(method), 1e-10)
+    assert_close(end(method=method), whole(method), 1e-10)
 
 
 @pytest.mark.parametrize("jac", [Banded(8, 8), Banded(3, 40)], ids=str)
 def test_wider_bands_are_right_too(jac):
-    close(end(jac=jac), whole(), 1e-10)
+    assert_close(end(jac=jac), whole(), 1e-10)
 
 
 def test_sparse_without_a_band():
@@ -211,17 +207,17 @@ def test_sparse_without_a_band():
 
     y0 = jnp.asarray(RNG.uniform(size=n))
     assert Sparse(rates).layout(n).solver is None
-    close(end(y0=y0, f=f, jac=Sparse(rates)), end(y0=y0, f=f, jac=None), 1e-10)
+    assert_close(end(y0=y0, f=f, jac=Sparse(rates)), end(y0=y0, f=f, jac=None), 1e-10)
 
 
 @pytest.mark.parametrize("jac", [Banded(2, 2), Banded(8, 8)], ids=str)
 def test_grad(jac):
-    close(jax.grad(loss)(P, jac), whole(is_gradient=True), 1e-9)
+    assert_close(jax.grad(loss)(P, jac), whole(is_gradient=True), 1e-9)
 
 
 @pytest.mark.slow
 def test_grad_of_kvaerno5():
-    close(jax.grad(loss)(P, Banded(2, 2), "kvaerno5"), whole("kvaerno5", True), 1e-9)
+    assert_close(jax.grad(loss)(P, Banded(2, 2), "kvaerno5"), whole("kvaerno5", True), 1e-9)
 
 
 def test_sparse_in_any_order_and_its_grad():
@@ -233,17 +229,19 @@ def test_sparse_in_any_order_and_its_grad():
         return jnp.sum(y1**2), y1
 
     gradient, y1 = jax.grad(both, has_aux=True)(P)
-    close(y1, whole()[order], 1e-9)
-    close(gradient, whole(is_gradient=True), 1e-9)
+    assert_close(y1, whole()[order], 1e-9)
+    assert_close(gradient, whole(is_gradient=True), 1e-9)
 
 
 def test_jacfwd():
-    close(jax.jacfwd(loss)(P, Banded(2, 2)), whole(is_gradient=True), 1e-8)
+    assert_close(jax.jacfwd(loss)(P, Banded(2, 2)), whole(is_gradient=True), 1e-8)
 
 
 @pytest.mark.slow
 def test_hessian():
-    close(*(jax.jit(jax.hessian(lambda p, j=jac: loss(p, j)))(P) for jac in (Banded(2, 2), None)), 1e-8)
+    assert_close(
+        *(jax.jit(jax.hessian(lambda p, j=jac: loss(p, j)))(P) for jac in (Banded(2, 2), None)), 1e-8
+    )
 
 
 def test_grad_of_vmap_is_vmap_of_grad():
@@ -252,20 +250,20 @@ def test_grad_of_vmap_is_vmap_of_grad():
     def total(ps):
         return jax.vmap(lambda p: loss(p, Banded(2, 2)))(ps).sum()
 
-    close(jax.grad(total)(ps)[0], whole(is_gradient=True), 1e-8)
+    assert_close(jax.grad(total)(ps)[0], whole(is_gradient=True), 1e-8)
 
 
 def test_ensemble():
     ps = jnp.stack([P, 2 * P])
     tolerances = {"rtol": 1e-6, "atol": 1e-6}
     options = {"in_axes": (None, 0), "method": "rodas5p", "jac": Banded(2, 2), **tolerances}
-    close(odejax.ensemble(brusselator, Y0, (0.0, 1.0), (ps,), **options).y1[0], whole(), 1e-9)
+    assert_close(odejax.ensemble(brusselator, Y0, (0.0, 1.0), (ps,), **options).y1[0], whole(), 1e-9)
 
 
 def test_float32():
     y1 = end(P.astype(jnp.float32), Y0.astype(jnp.float32), rtol=1e-4, atol=1e-4)
     assert y1.dtype == jnp.float32
-    close(y1, whole(), 1e-2)
+    assert_close(y1, whole(), 1e-2)
 
 
 def test_a_state_of_several_leaves_is_counted_leaf_by_leaf():
@@ -276,7 +274,7 @@ def test_a_state_of_several_leaves_is_counted_leaf_by_leaf():
         return {"heat": heat, "wave": (30j - jnp.cos(t)) * y["wave"]}
 
     y0 = {"heat": jnp.ones(40), "wave": jnp.exp(1j * jnp.arange(3.0))}
-    close(end(y0=y0, f=f, jac=Banded(3, 3)), end(y0=y0, f=f, jac=None), 1e-9)
+    assert_close(end(y0=y0, f=f, jac=Banded(3, 3)), end(y0=y0, f=f, jac=None), 1e-9)
 
 
 # -- as many derivatives as colors

@@ -7,7 +7,7 @@ import pytest
 
 from odejax import ConstantStep, Status, solve
 from odejax.core import rows
-from problems import bits, lorenz
+from problems import bits, distance, lorenz
 
 N = 5
 KEY = jax.random.key(3)
@@ -25,11 +25,6 @@ def solution(y0, rho, times=TIMES, t_span=(0.0, 1.0), **options):
 def alone(fn, *args):
     rows = [fn(*(x[i] for x in args)) for i in range(N)]
     return jax.tree.map(lambda *x: np.stack(x), *rows)
-
-
-def distance(got, wanted):
-    got, wanted = np.asarray(got), np.asarray(wanted)
-    return np.max(np.abs(got - wanted)) / np.max(np.abs(wanted))
 
 
 def test_rows_written_in_turn_or_scattered():

@@ -117,20 +117,17 @@ class Grid(NamedTuple):
 
     def put(self, leaf, part, axes, place):
         """The leaf with the lanes of a block set."""
-        axis = self._sorted_axis(axes)
-        if axis is None:
-            return self.put_at(leaf, part, axes, place)
-        return self._in_turn(lambda old, new: new.astype(old.dtype), leaf, part, axes, axis, place)
+        return self._changed(lambda old, new: new.astype(old.dtype), leaf, part, axes, place)
 
     def add(self, leaf, part, axes, place):
         """The leaf with something added to the lanes of a block, or to what they share."""
-        axis = self._sorted_axis(axes)
-        if axis is None:
-            return self.put_at(leaf, self.at(leaf, axes, place) + part, axes, place)
-        return self._in_turn(lax.add, leaf, part, axes, axis, place)
+        return self._changed(lax.add, leaf, part, axes, place)
 
-    def _in_turn(self, fn, leaf, part, axes, sorted_axis, place):
-        """The leaf with `fn(old, new)` in the lanes of a block, one after another: see `rows.write_each`."""
+    def _changed(self, fn, leaf, part, axes, place):
+        """The leaf with `fn(old, new)` in a block: sorted lanes one by one, see `rows.write_each`."""
+        sorted_axis = self._sorted_axis(axes)
+        if sorted_axis is None:
+            return self.put_at(leaf, fn(self.at(leaf, axes, place), part), axes, place)
 
         def one(i, leaf):
             at = tuple(place.lanes[i] if k == self.sorted else s for k, s in enumerate(place.start))

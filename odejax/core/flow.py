@@ -10,11 +10,7 @@ from jax import lax
 def while_loop(is_going, body, init):
     """`lax.while_loop`, for a carry of which only parts vary over the axes of a mesh when it starts."""
 
-    def aligned(carry):
-        leaves, tree = jax.tree.flatten(carry)
-        return jax.tree.unflatten(tree, same_variation(leaves))
-
-    return lax.while_loop(is_going, lambda carry: aligned(body(carry)), aligned(init))
+    return lax.while_loop(is_going, lambda carry: vary_alike(body(carry)), vary_alike(init))
 
 
 def run_if(is_wanted, fn, carry):
@@ -34,8 +30,13 @@ def choose(is_first, first, second):
 
 def vary_as(like, tree):
     """The arrays, varying over the mesh axes that `like` varies over: tangents as their primals must."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef.unflatten(same_variation([like, *leaves])[1:])
+    return vary_alike((like, tree))[1]
+
+
+def vary_alike(tree):
+    """`same_variation` of all arrays of a pytree."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(same_variation(leaves))
 
 
 def same_variation(operands):

@@ -2,6 +2,7 @@
 
 from functools import reduce
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -47,6 +48,16 @@ def combine(state, scale, weights, slopes):
 def weigh(weights, rows):
     """sum_i weights[i] rows[i], for weights as an array and a state of rows."""
     return tuple(jnp.tensordot(weights.astype(real_dtype(x)), x, 1) for x in rows)
+
+
+def scaled(factor, state):
+    """factor * state, for a real value per lane."""
+    return tuple(along(factor, x).astype(real_dtype(x)) * x for x in state)
+
+
+def shapes(state):
+    """Shapes and dtypes."""
+    return tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in state)
 
 
 def times(leaf, weight):

@@ -40,7 +40,7 @@ def read(buffer, index):
     return lax.squeeze(row, (0,))
 
 
-def write(buffer, row, index):
+def write(buffer, row, index) -> Any:
     """The buffer or window with row `index` set, the same for every lane."""
     where = _start(buffer, index)
     if isinstance(buffer, Window):
@@ -64,8 +64,8 @@ def read_each(buffer, index):
     index = jnp.clip(index, 0, buffer.shape[0] - 1)
     if index.ndim == 0:
         return read(buffer, index)
-    flat, where = _flat(buffer, index)
-    return flat.at[where].get(mode="promise_in_bounds").reshape(buffer.shape[1:])
+    flat = _flat(buffer, index)
+    return flat.at[_places(index)].get(mode="promise_in_bounds").reshape(buffer.shape[1:])
 
 
 def write_each(buffers, values, index, mask) -> tuple[Any, ...]:
@@ -76,11 +76,11 @@ def write_each(buffers, values, index, mask) -> tuple[Any, ...]:
     if index.ndim == 0:
         pairs = zip(buffers, values, strict=True)
         return tuple(write(b, jnp.where(mask, v, read(b, index)), index) for b, v in pairs)
-    flats = [_flat(b, index) for b in buffers]
-    where = flats[0][1]
-    flat = tuple(f for f, _ in flats)
+    flat = tuple(_flat(b, index) for b in buffers)
     values = tuple(v.reshape(-1, *f.shape[1:]) for v, f in zip(values, flat, strict=True))
-    flat = lax.platform_dependent(flat, values, where, mask.ravel(), cpu=_write_in_turn, default=_scatter)
+    flat = lax.platform_dependent(
+        flat, values, _places(index), mask.ravel(), cpu=_write_in_turn, default=_scatter
+    )
     return tuple(f.reshape(b.shape) for f, b in zip(flat, buffers, strict=True))
 
 
@@ -107,7 +107,11 @@ def _write_in_turn(buffers, values, where, mask):
 
 
 def _flat(buffer, index):
-    """Rows and lanes as one axis, and where on it the rows `index` of the lanes are."""
-    flat = buffer.reshape(-1, *buffer.shape[1 + index.ndim :])
+    """Rows and lanes as one axis."""
+    return buffer.reshape(-1, *buffer.shape[1 + index.ndim :])
+
+
+def _places(index):
+    """Where on it the rows `index` of the lanes are."""
     lane = jnp.arange(index.size, dtype=jnp.int32)
-    return flat, index.ravel().astype(jnp.int32) * index.size + lane
+    return index.ravel().astype(jnp.int32) * index.size + lane

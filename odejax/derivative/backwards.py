@@ -111,15 +111,11 @@ class _BackwardStep:
         """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters."""
         program, active, query_active = self.program, self.active.params, self.active.queries[kind]
 
-        def more(row, params, states, query):
-            y, y1, slopes = states
-            return program.more_slopes(row, params, y, y1, slopes)
-
         def all_of_step(carry):
             (states_bar, params_bar), output = carry
             points, points_bar, pull_more = states[:2], states_bar[:2], None
             if program.uses_slopes[kind]:
-                slopes, pull_more = vjp(more, row, (self.params, states, ()), active, ())
+                slopes, pull_more = vjp(program.more_slopes, row, (self.params, states, ()), active, ())
                 points = (*points, *slopes)
                 zero = leaves.zeros_like(states_bar[0])
                 points_bar = (*points_bar, *([zero] * len(slopes)))

@@ -55,15 +55,11 @@ def _tangents(n_directions, active, block, inputs_dot):
     def give(kind, n, row, states, states_dot, output):
         """The outputs of one kind that belong to step n."""
 
-        def more(row, params, states, query):
-            y, y1, slopes = states
-            return program.more_slopes(row, params, y, y1, slopes)
-
         def all_of_step(output):
             points, points_dot = states[:2], states_dot[:2]
             if program.uses_slopes[kind]:
-                points = (*points, *more(row, params, states, ()))
-                points_dot = (*points_dot, *derivative(more, row, states, states_dot))
+                points = (*points, *program.more_slopes(row, params, states))
+                points_dot = (*points_dot, *derivative(program.more_slopes, row, states, states_dot))
 
             def one(count, mask, buffers):
                 query = queries_at(queries[kind], count)
@@ -80,11 +76,8 @@ def _tangents(n_directions, active, block, inputs_dot):
         n, s, y, y_dot, outputs = carry
         row, is_taken = row_of(record, n, s)
 
-        def advance(row, params, y, query):
-            return program.advance(row, params, y)
-
-        y1, slopes = advance(row, params, y, ())
-        y1_dot, slopes_dot = derivative(advance, row, y, y_dot)
+        y1, slopes = program.advance(row, params, y)
+        y1_dot, slopes_dot = derivative(program.advance, row, y, y_dot)
         states, states_dot = (y, y1, slopes), (y_dot, y1_dot, slopes_dot)
         outputs = tuple(give(kind, n, row, states, states_dot, output) for kind, output in enumerate(outputs))
         y_dot = over_directions(lambda a, b: leaves.where(is_taken, a, b), y1_dot, y_dot)

@@ -40,7 +40,7 @@ class RosenbrockStep:
 
         def scaled_slope(h, c, packed):
             k = self.f(t + c * h, theta, system.unpack(packed))
-            return system.pack(tuple(h.astype(leaves.real_dtype(x)) * x for x in k))
+            return system.pack(leaves.scaled(h, k))
 
         size, mass = h, None
         if self.mass is not None:

@@ -183,13 +183,13 @@ class Program:
             params_axes=tuple(axes + select(axes, params_active) for axes in self.params_axes),
         )
 
-    def advance(self, row, params, y):
+    def advance(self, row, params, y, query=()):
         """The new state of a step, and the slopes it is made of."""
         return self.scheme.advance(row, params, y)
 
-    def more_slopes(self, row, params, y, y1, slopes):
-        """All slopes of a step, those that only outputs need included."""
-        return self.scheme.more_slopes(row, params, y, y1, slopes)
+    def more_slopes(self, row, params, states, query=()):
+        """All slopes of a step from (y, y1, its slopes), those that only outputs need included."""
+        return self.scheme.more_slopes(row, params, *states)
 
     def output(self, kind, row, params, states, query):
         """One output from (y, y1, *slopes)."""

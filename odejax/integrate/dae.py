@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import leaves
-from odejax.core.flow import same_variation
+from odejax.core.flow import vary_alike
 from odejax.core.status import Status
 from odejax.derivative.implicit import RosenbrockStep
 from odejax.derivative.program import direction
@@ -23,8 +22,7 @@ def run(plan, inputs, numbers):
     step = plan.program.scheme.step
     assert isinstance(step, RosenbrockStep)
     assert step.mass is not None
-    operands, tree = jax.tree.flatten((inputs, numbers))
-    inputs, numbers = jax.tree.unflatten(tree, same_variation(operands))
+    inputs, numbers = vary_alike((inputs, numbers))
     given, equations = inputs.y0, Equations(step.f, step.system)
     t0, _, *theta = inputs.params
     point = Point(t0, tuple(theta), step.system.pack(given), step.mass.split(step.system, theta))

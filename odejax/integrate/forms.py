@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odejax.core.components import Components
+from odejax.core.leaves import shapes
 from odejax.core.parts import leaves_of, pack, regroup, unpack
 
 COMPONENTS = 32  # at most so many numbers are carried as scalars, by default
@@ -22,7 +23,7 @@ class Form(NamedTuple):
 
     @classmethod
     def of(cls, arrays, largest):
-        return cls(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays), largest)
+        return cls(shapes(arrays), largest)
 
     @property
     def is_apart(self):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odejax.core.flow import same_variation
+from odejax.core.flow import vary_alike
 from odejax.core.status import Status
 from odejax.derivative.implicit import DIRKStep, RosenbrockStep
 from odejax.derivative.program import Slope
@@ -86,7 +86,6 @@ def first_status(structure, f, t0, theta, y0):
     if structure is None:
         return running
     system = structure.system(y0)
-    operands, tree = jax.tree.flatten(lax.stop_gradient((t0, theta, y0)))
-    t0, theta, y0 = tree.unflatten(same_variation(operands))
+    t0, theta, y0 = vary_alike(lax.stop_gradient((t0, theta, y0)))
     is_right = system.is_right(lambda y: system.pack(f(t0, theta, system.unpack(y))), system.pack(y0))
     return jnp.where(is_right, running, jnp.int32(Status.WRONG_JAC))

@@ -63,7 +63,7 @@ class First:
         point = step.start(row, params, y)
         jacobian = jax.eval_shape(step.stage.jacobian, point, point.base)
         factors = jax.eval_shape(step.system.factor, jacobian)
-        zeros = partial(jax.tree.map, lambda x: jnp.zeros(x.shape, x.dtype))
+        zeros = partial(jax.tree.map, jnp.zeros_like)
         real = jnp.zeros((), leaves.real_dtype(point.base[0]))
         no = jnp.zeros((), bool)
         slope = step.system.pack(k)
@@ -115,11 +115,11 @@ class TriedStep:
 
     def _first(self, point, kept):
         """h f(t, y), if the last step has told it."""
-        return _scaled(point.h, kept.slope) if self.step.method.is_fsal else None
+        return leaves.scaled(point.h, kept.slope) if self.step.method.is_fsal else None
 
     def _last(self, point, increments):
         """The slope at the end."""
-        return _scaled(1 / jnp.where(point.h == 0, 1, point.h), increments[-1])
+        return leaves.scaled(1 / jnp.where(point.h == 0, 1, point.h), increments[-1])
 
     def _matrices(self, stage, point, kept):
         """(the matrices to use, is the Jacobian new?, are the factors?)"""
@@ -129,7 +129,7 @@ class TriedStep:
         jacobian = run_if(is_new, lambda _: stage.jacobian(of_f, point.base), kept.jacobian)
 
         def factor(_):
-            scaled = stage.system.shifted(_scaled(point.h, jacobian), stage.shift_of(point.base))
+            scaled = stage.system.shifted(leaves.scaled(point.h, jacobian), stage.shift_of(point.base))
             return stage.system.factor(scaled)
 
         are_new = is_new | has_moved
@@ -147,7 +147,3 @@ class TriedStep:
             return errors
         system, shift = self.step.system, 1 / method.GAMMA
         return [tuple(leaves.times(x, shift) for x in system.apply(factors, e)) for e in errors]
-
-
-def _scaled(h, arrays):
-    return tuple(h.astype(x.dtype) * x for x in arrays)

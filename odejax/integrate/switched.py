@@ -57,11 +57,11 @@ class TriedExplicitly:
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
         method, slope = self.step.method.explicit, self.step.slope(row, params)
-        first = tuple(h.astype(leaves.real_dtype(x)) * x for x in k)
+        first = leaves.scaled(h, k)
         y1, slopes = explicit.advance(method, slope, y, None, first)
         last = leaves.combine(y, None, method.A[-1], slopes[:-1])
         k1 = self.step.f(t + h, theta, y1)
-        slopes.append(tuple(h.astype(leaves.real_dtype(x)) * x for x in k1))
+        slopes.append(leaves.scaled(h, k1))
         distance, change = (
             error.sum_of_squares(leaves.add(a, tuple(-x for x in b)), scales, 0)
             for a, b in ((y1, last), (slopes[-1], slopes[-2]))
@@ -114,8 +114,7 @@ class Switched(Replayed):
         def by(tried):
             return lambda _: tried((s, s1), loop.params, (y, kept.k, scales), ())
 
-        shapes = jax.eval_shape(by(self.explicitly), None)
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(by(self.explicitly), None))
         is_idle = (h == 0) & (s1 > 0)  # a lane that has ended
         explicit_part = run_if((~kept.is_stiff & ~is_idle).any(), by(self.explicitly), nothing)
         stiff_part = run_if((kept.is_stiff & ~is_idle).any(), by(self.stiffly), nothing)

@@ -1,1 +1,1 @@
-"""Linear algebra: the action of a matrix exponential."""
+"""Linear algebra: the systems of implicit steps, and the action of a matrix exponential."""

@@ -88,7 +88,7 @@ class Narrow(Wide):
         terms = cyclic.multiply(jnp.abs(blocks), jnp.abs(x)) + probe
         is_good = (jnp.abs(residual) <= jnp.finfo(stored.dtype).eps ** GOOD_RESIDUAL * terms).all()
         eliminate = super().factor
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(eliminate, stored))
+        nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(eliminate, stored))
         return Factors(reduced, is_good, run_if(~is_good, lambda _: eliminate(stored), nothing))
 
     def apply(self, factors, b):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odejax.core.flow import vary_as
+from odejax.core.leaves import shapes
 from odejax.linalg import bands, cyclic
 from odejax.linalg.coloring import Coloring
 from odejax.linalg.system import Dense, System
@@ -56,7 +57,7 @@ class Compressed(Dense):
 
     @classmethod
     def of(cls, leaves, structure):
-        return cls(tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves), structure)
+        return cls(shapes(leaves), structure)
 
     @property
     def layout(self):

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from odejax.core.leaves import shapes
 from odejax.core.transform import merge, select
 
 Leaves = tuple[Any, ...]
@@ -74,8 +75,7 @@ class Transposed:
     inner: Operator
 
     def __call__(self, params, state):
-        like = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in state)
-        (out,) = jax.linear_transpose(lambda x: self.inner(params, x), like)(state)
+        (out,) = jax.linear_transpose(lambda x: self.inner(params, x), shapes(state))(state)
         return out
 
 

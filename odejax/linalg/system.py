@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from odejax.core.flow import settle, vary_as
+from odejax.core.leaves import shapes
 from odejax.linalg import inverse
 from odejax.linalg.inverse import cofactor_inverse
 
@@ -228,7 +229,7 @@ def _is_complex(x):
 
 def system_for(leaves, pattern, n_lanes):
     """The fastest way for a state of such leaves; `pattern` of its Jacobian if all are scalars."""
-    leaves = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+    leaves = shapes(leaves)
     are_alike = len({x.dtype for x in leaves}) == 1 and not _is_complex(leaves[0])
     if pattern is not None and are_alike and inverse.is_closed(len(leaves)):
         return Scalars(pattern, is_unrolled=n_lanes > 1)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
 
+from odejax.core import leaves, rows
 from odejax.core.flow import while_loop
 from odejax.core.transform import merge, select
 from odejax.linalg.operators import Transposed, apply_to_rows
@@ -110,7 +111,7 @@ def step(op, scheme, params, x):
     def add_term(k, carry):
         total, x = carry
         x = _next(op, scheme, params, _inverse(scheme, k + 1), x)
-        return _add(total, x), x
+        return leaves.add(total, x), x
 
     total, _ = _repeat(scheme.degree, add_term, (x, x))
     return _scale(_growth(scheme), total)
@@ -147,8 +148,8 @@ def cotangents(op, active, most, scheme, params, x, w_bar):
     inner_stride = -(-stride // KEPT)
     n_segments = -(-n // stride)
     outer = _states(op, scheme, params, x, n_segments, stride)
-    rows = -(-most // BLOCK) * BLOCK
-    terms = tuple(jnp.zeros((rows, *leaf.shape), leaf.dtype) for leaf in x)
+    n_terms = -(-most // BLOCK) * BLOCK
+    terms = tuple(jnp.zeros((n_terms, *leaf.shape), leaf.dtype) for leaf in x)
     bars = tuple(jnp.zeros_like(p) for p in select(params, active))
 
     def segment(i, carry):
@@ -203,7 +204,7 @@ def _back(op, active, scheme, params, x, carry):
         x_bar, bars = carry
         k = scheme.degree - i
         u = _scale(_inverse(scheme, k), x_bar)
-        return _add(f_bar, _next(transposed, scheme, params, one, u)), _write(bars, k - 1, u)
+        return leaves.add(f_bar, _next(transposed, scheme, params, one, u)), _write(bars, k - 1, u)
 
     x_bar, bars = _repeat(scheme.degree, keep_bar, (f_bar, bars))
     if any(active):
@@ -216,7 +217,7 @@ def _pull_back_terms(op, active, params, terms, bars, n_blocks, params_bar):
 
     def block(i, params_bar):
         x, u = (
-            tuple(jax.lax.dynamic_slice_in_dim(rows, i * BLOCK, BLOCK) for rows in buffers)
+            tuple(jax.lax.dynamic_slice_in_dim(b, i * BLOCK, BLOCK) for b in buffers)
             for buffers in (terms, bars)
         )
 
@@ -224,7 +225,7 @@ def _pull_back_terms(op, active, params, terms, bars, n_blocks, params_bar):
             return apply_to_rows(op, merge(params, own, active), x)
 
         _, pull_back = jax.vjp(of_active, select(params, active))
-        return _add(params_bar, pull_back(u)[0])
+        return leaves.add(params_bar, pull_back(u)[0])
 
     return _repeat(n_blocks, block, params_bar)
 
@@ -240,23 +241,16 @@ def _repeat(n, body, carry):
 
 def _fit(value, leaf):
     """A number, or one for each lane, as a factor of a leaf."""
-    value = value.reshape(value.shape + (1,) * (leaf.ndim - value.ndim))
-    return value.astype(leaf.dtype)
+    return leaves.along(value, leaf).astype(leaf.dtype)
 
 
-def _scale(value, leaves):
-    return tuple(_fit(value, leaf) * leaf for leaf in leaves)
-
-
-def _add(a, b):
-    return tuple(x + y for x, y in zip(a, b, strict=True))
+def _scale(value, state):
+    return tuple(_fit(value, leaf) * leaf for leaf in state)
 
 
 def _row(buffers, i):
-    return tuple(jax.lax.dynamic_index_in_dim(b, i, keepdims=False) for b in buffers)
+    return tuple(rows.read(b, i) for b in buffers)
 
 
 def _write(buffers, i, x):
-    return tuple(
-        jax.lax.dynamic_update_index_in_dim(b, leaf, i, 0) for b, leaf in zip(buffers, x, strict=True)
-    )
+    return tuple(rows.write(b, leaf, i) for b, leaf in zip(buffers, x, strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from odejax import arguments
+from odejax.core.traced import apart, together
 from odejax.derivative.linear_flow import flow
 from odejax.linear import problem
 
@@ -48,13 +49,13 @@ def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, tol: Any = None) -> Any:
         exponential integrators, SIAM J. Sci. Comput. 33(2).
     """
     A, v = problem.operands(A, "v", v)
-    arrays, static = problem.parts(A)
+    arrays, static = apart(A)
     return _expm_multiply(arrays, v, arguments.time("t", t), problem.largest_steps(tol, v), static)
 
 
 @partial(jax.jit, static_argnums=4)
 def _expm_multiply(arrays, v, t, steps, static):
-    A = problem.read(problem.whole(arrays, static), "v", v, t, steps)
+    A = problem.read(together(arrays, static), "v", v, t, steps)
     leaves, tree = jax.tree.flatten(v)
     w, _ = flow(A, tuple(leaves), t)
     return jax.tree.unflatten(tree, w)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ from jax import lax
 from jax.experimental import sparse
 
 from odejax import arguments
+from odejax.core.traced import is_array_or_number
 from odejax.derivative.linear_flow import Problem
 from odejax.derivative.program import JaxprFunction
 from odejax.integrate import build
@@ -99,25 +99,13 @@ def largest_steps(tol, v):
     most = taylor.most_degree(str(dtype))
     if tol is None:
         return taylor.known_steps(rounding, most)
-    if not arguments.is_array_or_number(tol) or np.shape(tol) != ():
+    if not is_array_or_number(tol) or np.shape(tol) != ():
         raise TypeError(f"`tol` must be a number, got {tol!r}.")
     if not arguments.is_known(tol):
         return taylor.largest_steps(jnp.maximum(tol, rounding), most)
     if not rounding <= tol < 1:
         raise ValueError(f"`tol` must be at least {rounding:.2g} for {dtype} and below 1, got {tol}.")
     return taylor.known_steps(float(tol), most)
-
-
-def parts(A):
-    """(its arrays, the rest of it as something hashable)."""
-    arrays, static = eqx.partition(A, arguments.is_array_or_number)
-    leaves, tree = jax.tree.flatten(static)
-    return jax.tree.map(jnp.asarray, arrays), (tuple(leaves), tree)
-
-
-def whole(arrays, static):
-    leaves, tree = static
-    return eqx.combine(arrays, jax.tree.unflatten(tree, leaves))
 
 
 def read(A, name, v, t, steps):

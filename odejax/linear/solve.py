@@ -4,14 +4,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 from jax import lax
 
 from odejax import arguments
 from odejax.core.status import Status
+from odejax.core.traced import apart, together
 from odejax.linear import problem, propagate
-from odejax.solution import Solution, Statistics, check
+from odejax.solution import Solution, Statistics, check_as
 
 
 def solve_linear(
@@ -69,10 +69,9 @@ def solve_linear(
     t_span = arguments.span(t_span)
     t_eval = arguments.output_times(t_eval, t_span)
     steps = problem.largest_steps(tol, y0)
-    arrays, static = problem.parts(A)
+    arrays, static = apart(A)
     solution = _solve(arrays, y0, b, t_span, t_eval, steps, static, propagate.known(t_span, t_eval))
-    is_traced = isinstance(solution.status, jax.core.Tracer)
-    return check(solution) if throw or (throw is None and not is_traced) else solution
+    return check_as(throw, solution)
 
 
 @partial(jax.jit, static_argnums=(6, 7))
@@ -81,7 +80,7 @@ def _solve(arrays, y0, b, t_span, t_eval, steps, static, times):
     points = t1[None] if t_eval is None else jnp.concatenate([t_eval, t1[None]])
     leaves, tree = jax.tree.flatten(y0)
     lengths = jnp.diff(points, prepend=t0)
-    A = problem.read(problem.whole(arrays, static), "y0", y0, jnp.abs(lengths).max(), steps)
+    A = problem.read(together(arrays, static), "y0", y0, jnp.abs(lengths).max(), steps)
     rows, n_steps, n_products = propagate.states(
         A, tuple(leaves), None if b is None else tuple(jax.tree.leaves(b)), lengths, times
     )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from odejax.core import leaves
+from odejax.core import leaves, rows
 from odejax.core.flow import run_if, settle, vary_as, while_loop
 from odejax.linalg.system import System
 from odejax.stepping.rosenbrock import square
@@ -44,7 +44,7 @@ class Stage:
     def increment(self, point, y):
         """h f(t, Y), packed."""
         k = self.field(point.t, point.theta, self.system.unpack(y))
-        return self.system.pack(tuple(point.h.astype(leaves.real_dtype(x)) * x for x in k))
+        return self.system.pack(leaves.scaled(point.h, k))
 
     def residual(self, point, y):
         known = leaves.combine(leaves.zeros_like(y), None, (self.shift, -self.shift), (y, point.base))
@@ -181,8 +181,7 @@ def step(tableau, stage, point, solve_stage, first_increment=None):
         return Point(t + c * h, h, theta, leaves.add(y, leaves.weigh(a, increments)))
 
     def put(increments, i, new):
-        update = lax.dynamic_update_index_in_dim
-        return tuple(update(x, u, i, 0) for x, u in zip(increments, new, strict=True))
+        return tuple(rows.write(x, u, i) for x, u in zip(increments, new, strict=True))
 
     def one(increments, row):
         i, c, a, predictor = row
@@ -198,8 +197,8 @@ def step(tableau, stage, point, solve_stage, first_increment=None):
         is_known = i == 0 and first_increment is not None
         new = first_increment if is_known else stage.increment(start, start.base)
         increments = put(increments, i, new)
-    rows = np.arange(n), np.array(tableau.C), square(tableau.A), square(tableau.PREDICTOR)
-    increments, (stages, told) = lax.scan(one, increments, tuple(x[first:] for x in rows))
+    of_stages = np.arange(n), np.array(tableau.C), square(tableau.A), square(tableau.PREDICTOR)
+    increments, (stages, told) = lax.scan(one, increments, tuple(x[first:] for x in of_stages))
     increments = [tuple(x[i] for x in increments) for i in range(n)]
     last = tuple(x[-1] for x in stages)
     y1 = last if tableau.is_stiffly_accurate else leaves.combine(y, None, tableau.B, increments)

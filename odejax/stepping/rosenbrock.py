@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from odejax.core import leaves
+from odejax.core import leaves, rows
 from odejax.core.flow import settle, vary_as
 
 
@@ -56,12 +56,11 @@ def _in_a_loop(tableau, slope, solve, with_mass, y, changes):
         if changes is not None:
             b = leaves.add(b, leaves.weigh(g[None], tuple(x[None] for x in changes)))
         u = solve(b)
-        put = lax.dynamic_update_index_in_dim
-        return tuple(put(x, new, i, 0) for x, new in zip(increments, u, strict=True)), None
+        return tuple(rows.write(x, new, i) for x, new in zip(increments, u, strict=True)), None
 
-    rows = (np.arange(n), np.array(tableau.C), square(tableau.A), np.array(tableau.G), square(tableau.K))
+    of_stages = np.arange(n), np.array(tableau.C), square(tableau.A), np.array(tableau.G), square(tableau.K)
     increments = vary_as(y[0], tuple(jnp.zeros((n, *x.shape), x.dtype) for x in y))
-    increments, _ = lax.scan(stage, increments, rows)
+    increments, _ = lax.scan(stage, increments, of_stages)
     return [tuple(x[i] for x in increments) for i in range(n)]
 
 

@@ -18,7 +18,7 @@ def spectral_radius(field, t, y, k, scales):
 
     def unit(state, size):
         factor = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-        return tuple(leaves.along(factor, x).astype(leaves.real_dtype(x)) * x for x in state)
+        return leaves.scaled(factor, state)
 
     def iterate(_, carry):
         direction, _ = carry

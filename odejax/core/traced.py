@@ -1,0 +1,22 @@
+"""What of a pytree is traced, its arrays and numbers, and what is static."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def is_array_or_number(x) -> bool:
+    return eqx.is_array(x) or isinstance(x, (bool, int, float, complex, np.ndarray, np.generic))
+
+
+def apart(tree):
+    """(its arrays, the rest of it as something hashable)."""
+    arrays, static = eqx.partition(tree, is_array_or_number)
+    leaves, structure = jax.tree.flatten(static)
+    return jax.tree.map(jnp.asarray, arrays), (structure, tuple(leaves))
+
+
+def together(arrays, static):
+    """The inverse of `apart`."""
+    return eqx.combine(arrays, jax.tree.unflatten(*static))
