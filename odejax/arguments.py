@@ -36,7 +36,7 @@ class Checkpoints(NamedTuple):
         steps: how many accepted steps can be differentiated, at 2 bytes each. Default: 131072.
 
     Both are for each lane under `vmap`. The defaults are shared: many lanes together keep what one would, but
-    record at least 16384 steps each if that fits into 32 MB, or 4096 if that fits into 1 GB. Lanes that a
+    record at least 16384 steps each if that fits into 16 MB, or 4096 if that fits into 1 GB. Lanes that a
     `jax.vmap` makes of a jitted function are unknown when that is traced: there each has what one would have.
     """
 

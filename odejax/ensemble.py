@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from odejax import arguments
 from odejax.core.traced import is_array_or_number
@@ -102,6 +102,31 @@ class _Lanes(NamedTuple):
     chunk: int | None  # of a device
     mesh: Mesh
 
+    @property
+    def hands(self):
+        """How many devices lanes are dealt to, one to each in turn: neighbours often take equally long.
+
+        Processes keep theirs, so that nothing is sent between them. On a GPU all lanes wait for the slowest.
+        """
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return self.mesh.size if on_cpu and not self.mesh.is_multi_process else 1
+
+    def deal(self, x):
+        """Lanes in the order of the devices that solve them."""
+        return _transposed(x, -1, self.hands)
+
+    def collect(self, x):
+        """The inverse of `deal`, without those that were added."""
+        if self.hands > 1:
+            sharding = NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
+            x = lax.with_sharding_constraint(_transposed(x, self.hands, -1), sharding)
+        return x[: self.count]
+
+
+def _transposed(x, n, m):
+    """The first axis as a matrix of n x m, transposed."""
+    return x.reshape(n, m, *x.shape[1:]).swapaxes(0, 1).reshape(x.shape)
+
 
 def _axes_of(name, tree, axes):
     """For each leaf its lane axis, or None."""
@@ -143,7 +168,10 @@ def _one_lane(y0s, axes):
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _ensemble(dynamic, static, axes, lanes, on_lanes):
     static, tree, fixed = static
-    operands = [_padded(x, axis, lanes.padded) for x, axis in zip(dynamic, axes, strict=True)]
+    operands = [
+        x if axis is None or x is None else lanes.deal(_lanes_first(x, axis, lanes.padded))
+        for x, axis in zip(dynamic, axes, strict=True)
+    ]
     lane_axes = [None if axis is None else 0 for axis in axes]
 
     def one(*operands):
@@ -163,14 +191,12 @@ def _ensemble(dynamic, static, axes, lanes, on_lanes):
     solution = jax.shard_map(on_device, mesh=lanes.mesh, in_specs=specs, out_specs=PartitionSpec(name))(
         *operands
     )
-    if lanes.padded == lanes.count:
-        return solution
-    return jax.tree.map(lambda x: x[: lanes.count], solution)
+    return jax.tree.map(lanes.collect, solution)
 
 
-def _padded(x, axis, n):
-    """A leaf with its lanes first, the last one repeated up to n; what has none as it is."""
-    return x if axis is None or x is None else _repeat_last(jnp.moveaxis(jnp.asarray(x), axis, 0), n)
+def _lanes_first(x, axis, n):
+    """A leaf with its lanes first, the last one repeated up to n."""
+    return _repeat_last(jnp.moveaxis(jnp.asarray(x), axis, 0), n)
 
 
 def _repeat_last(x, n):
