@@ -42,7 +42,7 @@ KEPT = ((2**14, 2**20), (2**11, 2**22), (2**9, 2**24), (2**5, 2**28))
 KEPT_AT_LEAST = 8
 SCRATCH_AT_MOST = 256
 CODE_BYTES = 2  # of a recorded step
-RECORDED = ((2**17, 2**21), (2**14, 2**24), (2**12, 2**30))
+RECORDED = ((2**17, 2**20), (2**14, 2**24), (2**12, 2**30))
 RECORDED_AT_LEAST = 2**10
 
 
