@@ -22,6 +22,7 @@ class Window:
 
 
 Rows = jax.Array | Window
+WORD = 32  # flags in a number
 
 
 def count(buffer):
@@ -93,17 +94,30 @@ def _scatter(buffers, values, where, mask):
 
 def _write_in_turn(buffers, values, where, mask):
     """One lane after another: XLA makes one function of a loop on a CPU only if there is no scatter in it."""
+    words = _words(mask)
 
-    def one(lane, buffers):
+    def next_lane(state):
+        word, bits, buffers = state
+        lane = WORD * word + lax.population_count((bits & -bits) - 1).astype(jnp.int32)
+        lane, is_wanted = jnp.minimum(lane, len(mask) - 1), bits != 0
+
         def put(buffer, new):
             old = lax.dynamic_index_in_dim(buffer, where[lane], keepdims=False)
             return lax.dynamic_update_index_in_dim(
-                buffer, jnp.where(mask[lane], new[lane], old), where[lane], 0
+                buffer, jnp.where(is_wanted, new[lane], old), where[lane], 0
             )
 
-        return tuple(map(put, buffers, values))
+        buffers, rest = tuple(map(put, buffers, values)), bits & (bits - 1)
+        word += rest == 0
+        return word, jnp.where(rest == 0, words[jnp.minimum(word, len(words) - 1)], rest), buffers
 
-    return lax.fori_loop(0, len(mask), one, buffers)
+    return lax.while_loop(lambda s: s[0] < len(words), next_lane, (jnp.int32(0), words[0], buffers))[2]
+
+
+def _words(mask):
+    """The flags as the bits of unsigned numbers."""
+    mask = jnp.pad(mask, (0, -len(mask) % WORD)).reshape(-1, WORD).astype(jnp.uint32)
+    return (mask << jnp.arange(WORD, dtype=jnp.uint32)).sum(axis=1, dtype=jnp.uint32)
 
 
 def _flat(buffer, index):
