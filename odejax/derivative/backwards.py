@@ -118,7 +118,7 @@ class _BackwardStep:
                 slopes, pull_more = vjp(program.more_slopes, row, (self.params, states, ()), active, ())
                 points = (*points, *slopes)
                 zero = leaves.zeros_like(states_bar[0])
-                points_bar = (*points_bar, *([zero] * len(slopes)))
+                points_bar = (*points_bar, *states_bar[2], *[zero] * (len(slopes) - len(states_bar[2])))
 
             def one(count, mask, carry):
                 points_bar, params_bar, queries_bar = carry
@@ -129,7 +129,7 @@ class _BackwardStep:
 
                 def one_direction(buffers):
                     bar = tuple(rows.read_each(b, count) for b in buffers)
-                    return pull(leaves.where(mask, bar, leaves.zeros_like(bar)))
+                    return pull(settle(leaves.where(mask, bar, leaves.zeros_like(bar))))
 
                 p_bar, x_bar, q_bar = self.over_directions(one_direction, self.outputs_bar[kind])
                 queries_bar = self.over_directions(
@@ -144,9 +144,8 @@ class _BackwardStep:
             )
             (y_bar, y1_bar, *more_bar), slopes_bar = points_bar, states_bar[2]
             if pull_more is not None:
-                p_bar, (y_more, y1_more, slopes_more), _ = self.over_directions(pull_more, more_bar)
+                p_bar, (y_more, y1_more, slopes_bar), _ = self.over_directions(pull_more, more_bar)
                 y_bar, y1_bar = leaves.add(y_bar, y_more), leaves.add(y1_bar, y1_more)
-                slopes_bar = jax.tree.map(jnp.add, slopes_bar, slopes_more)
                 params_bar = leaves.add(params_bar, p_bar)
             return ((y_bar, y1_bar, slopes_bar), params_bar), (due, queries_bar)
 

@@ -16,6 +16,7 @@ from jax import lax
 
 from odejax.core import jaxprs, leaves
 from odejax.core.blocks import MOST_LANES
+from odejax.core.flow import settle
 from odejax.core.transform import Doubled, LaneFunction, Lanes, select
 from odejax.derivative.record import Inputs
 from odejax.derivative.scheme import Scheme, in_a_row
@@ -110,7 +111,7 @@ class Output:
         if not self.is_timed:
             return (t + h, *self.save(t + h, theta, y1))
         x = position(query[0] - t0 - direction(t0, t1) * row[0], h)
-        return self.save(query[0], theta, weighted.interpolate(self.method, y, y1, None, slopes, x))
+        return self.save(query[0], theta, weighted.interpolate(self.method, y, y1, None, slopes, x, settle))
 
 
 def position(elapsed, h):

@@ -18,20 +18,25 @@ def errors(method, h, slopes):
 def interpolate(method, y, y1, h, slopes, theta, settle=lambda values: values):
     """The continuous extension at `theta` in [0, 1], a value per lane.
 
-    At 1, where the sum over stages cancels, it is y1 to the last bit; its derivatives in theta stay.
-    `settle` is for the weights of the slopes, which all leaves share.
+    At 1, where a polynomial's terms cancel, it is y1 to the last bit, its derivatives by slopes are those
+    of y1, and those by theta stay. `settle` is for the weights of the slopes, which all leaves share.
     """
-    terms = [(row, k) for row, k in zip(method.P, slopes, strict=True) if any(row)]
-    weights = settle(
-        [_polynomial(row, theta) if h is None else h * _polynomial(row, theta) for row, _ in terms]
-    )
+    is_end = theta == 1
+    at_end = (*method.B, *[0.0] * (len(slopes) - len(method.B)))
+    terms = [(row, b, k) for row, b, k in zip(method.P, at_end, slopes, strict=True) if any(row)]
+    weights = []
+    for row, b, _ in terms:
+        w = _polynomial(row, theta)
+        w = jnp.where(is_end, b + (w - lax.stop_gradient(w)), w)
+        weights.append(w if h is None else h * w)
+    weights = settle(weights)
     out = []
     for index, leaf in enumerate(y):
-        of_leaf = [leaves.along(w, leaf).astype(leaves.real_dtype(leaf)) for w in weights]
-        total = sum(w * k[index] for w, (_, k) in zip(of_leaf, terms, strict=True))
-        total_1 = sum(lax.stop_gradient(w) * k[index] for w, (_, k) in zip(of_leaf, terms, strict=True))
-        is_end = leaves.along(theta, leaf) == 1
-        out.append(jnp.where(is_end, y1[index] + (total - total_1), leaf + total))
+        total = leaf
+        for w, (_, _, k) in zip(weights, terms, strict=True):
+            total += leaves.along(w, leaf).astype(leaves.real_dtype(leaf)) * k[index]
+        value = jnp.where(leaves.along(is_end, leaf), y1[index], total)
+        out.append(lax.stop_gradient(value) + (total - lax.stop_gradient(total)))
     return tuple(out)
 
 
