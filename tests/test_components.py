@@ -398,6 +398,11 @@ USUAL = {
     "A @ y": (network, Y3),
     "set": (written, Y3),
     "set many": (written_many, jnp.ones(3)),
+    "combined": (
+        lambda p, y: (p[0, 0] * y).at[0].max(0.2).at[jnp.array([1, 1])].min(y[:2]).at[2].mul(y[0]),
+        Y3,
+    ),
+    "powers": (lambda p, y: (p[0, 0] * y).at[0].power(3).at[1].divide(y[2]), Y3),
     "dict": (dictionaries, jax.tree.map(jnp.asarray, LOTKA_VOLTERRA_Y0)),
     "scalar": (lambda p, y: jnp.where(y > 0.5, p[0, 0], p[1, 0]) * y, jnp.float64(0.7)),
     "hamiltonian": (hamiltonian, Y3),
@@ -427,6 +432,16 @@ def test_lanes():
         params = M * jnp.arange(1.0, 5.0)[:, None, None]
         for axes, values in (((0, 0), params), ((None, 0), M)):
             assert_close(jax.vmap(fn, axes)(values, ys), jax.vmap(fn.as_it_is, axes)(values, ys))
+
+
+def test_numbers_changed_in_place():
+    """Values alone: JAX has no derivative of `apply` on arrays. Indices may be made by it, too."""
+    table = jnp.array([2, 0, 1])
+
+    def f(params, y):
+        return y.at[1].apply(jnp.sin)[table.at[0].apply(lambda i: i - 1)]
+
+    np.testing.assert_array_equal(InComponents(f, M, Y3)(M, Y3), f(M, Y3))
 
 
 def test_control_flow_and_custom_rules_are_of_scalars():

@@ -5,6 +5,7 @@ Where each goes is found by numpy, or by the primitive itself applied to an arra
 """
 
 import jax
+import jax.core
 import numpy as np
 from jax import lax
 
@@ -102,6 +103,8 @@ def _gather(equation, parts, indices):
 
 
 def _scatter(equation, parts, indices, updates):
+    if equation.params["update_jaxpr"] is not None:
+        return _scatter_with(equation, parts, indices, updates, _update_of(equation))
     if (indices := _numbers(indices)) is None:
         return None
     where = _apply(equation, _positions(parts), indices, parts.size + _positions(updates))
@@ -109,7 +112,14 @@ def _scatter(equation, parts, indices, updates):
     return [both[where.ravel()].reshape(where.shape)]
 
 
-def _scatter_add(equation, parts, indices, updates):
+def _update_of(equation):
+    """What `y.at[i].apply(fn)` does to a number."""
+    jaxpr, consts = equation.params["update_jaxpr"], equation.params["update_consts"]
+    return lambda old, new: jax.core.eval_jaxpr(jaxpr, consts, old, new)[0]
+
+
+def _scatter_with(equation, parts, indices, updates, combine):
+    """`combine(old, new)` where the indices say."""
     if (indices := _numbers(indices)) is None:
         return None
     out, start = parts.ravel().copy(), np.zeros(parts.shape, np.int32)
@@ -119,8 +129,15 @@ def _scatter_add(equation, parts, indices, updates):
         with jax.ensure_compile_time_eval():
             is_target = np.asarray(lax.scatter_add(start, indices, only, **options))
         for i in np.flatnonzero(is_target):
-            out[i] = lax.add(out[i], update)
+            out[i] = combine(out[i], update)
     return [out.reshape(parts.shape)]
+
+
+def _combining(combine):
+    def rule(equation, parts, indices, updates):
+        return _scatter_with(equation, parts, indices, updates, combine)
+
+    return rule
 
 
 def _positions(parts):
@@ -151,8 +168,11 @@ RULES = {
     "reshape": _reshape,
     "rev": _one(_rev),
     "scatter": _scatter,
-    "scatter-add": _scatter_add,
-    "scatter_add": _scatter_add,
+    **{
+        f"scatter{joint}{name}": _combining(combine)
+        for name, combine in (("add", lax.add), ("mul", lax.mul), ("min", lax.min), ("max", lax.max))
+        for joint in "-_"
+    },
     "slice": _one(_slice),
     "split": _split,
     "squeeze": _one(lambda params, x: np.squeeze(x, params["dimensions"])),
