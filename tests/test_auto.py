@@ -72,6 +72,15 @@ def test_few_or_accurate_steps_do_not_look_stiff():
     assert sol.stats.stiffness > 0
 
 
+def test_lanes_look_stiff_as_they_do_alone():
+    def stiffness(k):
+        return solve(lambda t, y: -k * y, 1.0, (0.0, 10.0)).stats.stiffness
+
+    ks = jnp.array([8.0, 20.0, 1000.0])
+    assert_close(jax.vmap(stiffness)(ks), jnp.stack([stiffness(k) for k in ks]), 1e-6)
+    assert stiffness(8.0) == 0 < stiffness(1000.0)
+
+
 def test_own_pairs_of_methods():
     mine = Switching("mine", explicit=Tsit5, stiff=Rodas5P)
     assert mine == Switching("mine", Tsit5, Rodas5P) != odejax.METHODS["auto"]

@@ -50,7 +50,7 @@ class Explicit:
             scales = error.scale(carry.y, carry.y, loop.numbers.rtol, loop.numbers.atol)
             t = loop.t0 + loop.sign * carry.s
             size = carry.h * spectral_radius(loop.field, t, carry.y, carry.kept, scales)
-            return size / loop.method.stability_interval
+            return jnp.where(n >= MANY, size / loop.method.stability_interval, zero)
 
         zero = jnp.zeros_like(carry.h)
         if not loop.plan.is_adaptive:
