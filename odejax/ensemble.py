@@ -52,7 +52,7 @@ def ensemble(
             Under `jax.distributed`, pass a mesh of the devices of all processes, and global arrays.
         chunk: how many lanes are solved at a time, by all devices together. Bounds the memory, that of
             gradients too: they solve each chunk again. Default: all.
-        throw: as for `solve`.
+        throw: as for `solve`; inside `jit` it needs a mesh of one device.
         progress: True shows a bar of lanes done (needs tqdm), or a function to call with their share.
         options: everything else that `solve` takes, shared by all lanes: `t_eval`, `method`, `rtol`, ...
 
@@ -79,6 +79,7 @@ def ensemble(
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,)) if mesh is None else mesh
     if len(mesh.axis_names) != 1:
         raise ValueError(f"`mesh` must have one axis, got {mesh.axis_names}. Make one of all its devices.")
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # `jax.make_mesh` makes axes that `shard_map` refuses
     chunk = arguments.count("chunk", chunk)
     n_padded = -(-n_lanes // mesh.size) * mesh.size
     check_numbers(_one_lane(y0s, axes[0]), t_span, options)
@@ -87,10 +88,18 @@ def ensemble(
     leaves, tree = jax.tree.flatten((y0s, args, f, t_span, options))
     all_axes = [*axes[0], *axes[1]]
     all_axes += [None] * (len(leaves) - len(all_axes))
-    dynamic = [x if is_array_or_number(x) else None for x in leaves]
+    dynamic = [
+        _on(mesh, x, axis) if is_array_or_number(x) else None
+        for x, axis in zip(leaves, all_axes, strict=True)
+    ]
     static = tuple(None if is_array_or_number(x) else x for x in leaves)
     on_lanes = bar.lanes_done(progress, n_padded)
     solution = _ensemble(dynamic, (static, tree, fixed), tuple(all_axes), lanes, on_lanes)
+    if throw and mesh.size > 1 and isinstance(solution.status, jax.core.Tracer):
+        raise ValueError(
+            "`throw=True` cannot stop several devices inside `jit`. "
+            "Return the solution, and call odejax.check outside."
+        )
     return check_as(throw, solution)
 
 
@@ -113,14 +122,17 @@ class _Lanes(NamedTuple):
 
     def deal(self, x):
         """Lanes in the order of the devices that solve them."""
-        return _transposed(x, -1, self.hands)
+        return self._placed(_transposed(self._placed(x), -1, self.hands))
 
     def collect(self, x):
         """The inverse of `deal`, without those that were added."""
-        if self.hands > 1:
-            sharding = NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names))
-            x = lax.with_sharding_constraint(_transposed(x, self.hands, -1), sharding)
-        return x[: self.count]
+        return self._placed(_transposed(x, self.hands, -1))[: self.count]
+
+    def _placed(self, x):
+        """Each device with its share, in derivatives too."""
+        if self.hands == 1:
+            return x
+        return lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*self.mesh.axis_names)))
 
 
 def _transposed(x, n, m):
@@ -192,6 +204,17 @@ def _ensemble(dynamic, static, axes, lanes, on_lanes):
         *operands
     )
     return jax.tree.map(lanes.collect, solution)
+
+
+def _on(mesh, x, axis):
+    """An array that is committed to some devices, on those of the mesh."""
+    is_known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    if not is_known or not x.committed or mesh.is_multi_process:
+        return x
+    spec: list[str | None] = [None] * x.ndim
+    if axis is not None and x.shape[axis] % mesh.size == 0:
+        spec[axis] = mesh.axis_names[0]
+    return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
 
 
 def _lanes_first(x, axis, n):

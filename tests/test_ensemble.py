@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import odejax
 from odejax import SolveError, Status, ensemble, solve
@@ -199,6 +199,37 @@ def test_a_mesh_of_ones_own():
 def test_what_is_refused(operands, options, message):
     with pytest.raises(ValueError, match=message):
         ensemble(decay, *operands, **options)
+
+
+def test_meshes_and_arrays_that_are_somewhere():
+    """`jax.make_mesh` makes axes of another type; arrays may be on one device, or on the mesh already."""
+    wanted = by_vmap(Y0S[:4], RATES[:4]).y1
+    made = jax.make_mesh((2,), ("any",))
+    one, sharded = jax.devices()[1], NamedSharding(made, PartitionSpec("any"))
+    for mesh in (None, made):
+        for where in (None, one, sharded):
+            y0s = Y0S[:4] if where is None else jax.device_put(Y0S[:4], where)
+            sol = ensemble(decay, y0s, SPAN, (RATES[:4],), in_axes=(0, 0), mesh=mesh)
+            np.testing.assert_allclose(sol.y1, wanted, rtol=1e-13)
+
+
+def test_gradients_are_where_the_lanes_are():
+    """Each device has those of its own lanes only."""
+
+    def loss(y0s, rates):
+        return (ensemble(decay, y0s, SPAN, (rates,), in_axes=(0, 0)).y1 ** 2).sum()
+
+    compiled = jax.jit(jax.grad(loss, (0, 1))).lower(Y0S[:4], RATES[:4]).compile()
+    assert "all-gather" not in (compiled.as_text() or "")
+    assert all(not x.is_fully_replicated for x in compiled.output_shardings)
+
+
+def test_several_devices_cannot_be_stopped_inside_jit():
+    def end(rates):
+        return ensemble(decay, Y0S, SPAN, (rates,), in_axes=(0, 0), throw=True).y1
+
+    with pytest.raises(ValueError, match="`throw=True` cannot stop several devices"):
+        jax.jit(end)(RATES)
 
 
 PROCESS = """

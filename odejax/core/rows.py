@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from odejax.core import blocks
+from odejax.core.flow import while_loop
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("buffer", "start"), meta_fields=("lanes",))
@@ -111,7 +112,7 @@ def _write_in_turn(buffers, values, where, mask):
         word += rest == 0
         return word, jnp.where(rest == 0, words[jnp.minimum(word, len(words) - 1)], rest), buffers
 
-    return lax.while_loop(lambda s: s[0] < len(words), next_lane, (jnp.int32(0), words[0], buffers))[2]
+    return while_loop(lambda s: s[0] < len(words), next_lane, (jnp.int32(0), words[0], buffers))[2]
 
 
 def _words(mask):
