@@ -12,7 +12,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from odejax.core.traced import is_array_or_number
+from odejax.core.traced import as_array, is_array_or_number, is_known
+from odejax.spans import time, time_dtype
 from odejax.stepping.controller import ConstantStep, PIController, PIDController
 from odejax.tableaus import METHODS, Tableau
 
@@ -22,6 +23,12 @@ DEFAULT_TOLERANCES = {  # (rtol, atol) by the precision of the state
     "bfloat16": (1e-1, 1e-2),
     "float16": (1e-2, 1e-3),
 }
+METHODS_ELSEWHERE = {
+    "rk45": "dopri5",
+    "ode45": "dopri5",
+    "rk45ck": "cash_karp",
+    "lsoda": "auto",
+}  # names of peers
 SMALLEST_RTOL = 4  # in units of the precision's rounding error
 DENSE_STEPS = 4096  # recorded by dense=True
 
@@ -42,21 +49,6 @@ class Checkpoints(NamedTuple):
 
     states: int | None = None
     steps: int | None = None
-
-
-def time_dtype():
-    """Times have the highest precision enabled, whatever that of the state."""
-    return jnp.result_type(float)
-
-
-def is_known(x) -> bool:
-    """Is the value of this number or array known now?"""
-    return not isinstance(x, jax.core.Tracer)
-
-
-def as_array(x, dtype):
-    """An array that stays known: under `jit`, JAX's own would be a tracer."""
-    return np.asarray(x, dtype) if is_known(x) else jnp.asarray(x, dtype)
 
 
 def state(y0, name="y0") -> Any:
@@ -87,60 +79,6 @@ def real_dtype(y0):
     return jnp.finfo(jnp.result_type(*jax.tree.leaves(y0))).dtype
 
 
-def span(t_span):
-    """(t0, t1) as scalars."""
-    try:
-        t0, t1 = t_span
-    except (TypeError, ValueError):
-        raise ValueError(f"`t_span` must be a pair (t0, t1), got {t_span!r}.") from None
-    return time("t_span[0]", t0), time("t_span[1]", t1)
-
-
-def time(name, t):
-    if not is_array_or_number(t) or jnp.issubdtype(jnp.result_type(t), jnp.complexfloating):
-        raise TypeError(f"`{name}` must be a real number, got {t!r}.")
-    if np.shape(t) != ():
-        raise ValueError(f"`{name}` must be a scalar, got shape {np.shape(t)}. Use jax.vmap for many spans.")
-    if is_known(t) and not np.isfinite(t):
-        raise ValueError(f"`{name}` must be finite, got {t}.")
-    return as_array(t, time_dtype())
-
-
-def output_times(t_eval, t_span):
-    """`t_eval` as a vector, or None."""
-    if t_eval is None:
-        return None
-    if not is_array_or_number(t_eval):
-        is_traced = not all(map(is_known, t_eval))
-        t_eval = jnp.stack(t_eval) if is_traced else np.asarray(t_eval)
-    if np.ndim(t_eval) != 1:
-        raise ValueError(
-            f"`t_eval` must be a vector of times, got shape {np.shape(t_eval)}. Use jax.vmap for several."
-        )
-    if np.size(t_eval) == 0:
-        raise ValueError("`t_eval` is empty. Pass None for the state at t1 only.")
-    times = as_array(t_eval, time_dtype())
-    if all(map(is_known, (times, *t_span))):
-        _check_times(times, *map(float, t_span))
-    return times
-
-
-def _check_times(times, t0, t1):
-    sign = 1.0 if t1 >= t0 else -1.0
-    if not np.isfinite(times).all():
-        raise ValueError(f"`t_eval` must be finite, got {times[~np.isfinite(times)][0]}.")
-    falls = np.flatnonzero(sign * np.diff(times) < 0)
-    if falls.size:
-        i = falls[0]
-        sense = "increasing" if sign > 0 else "decreasing, as t1 < t0"
-        raise ValueError(
-            f"`t_eval` must be {sense}: t_eval[{i}] = {times[i]} is followed by {times[i + 1]}. Sort it."
-        )
-    for t in (times[0], times[-1]):
-        if not min(t0, t1) <= t <= max(t0, t1):
-            raise ValueError(f"`t_eval` must lie inside `t_span` = ({t0}, {t1}), got {t}.")
-
-
 def find_method(method) -> Tableau:
     """The method of that name, or the one given."""
     if isinstance(method, Tableau):
@@ -149,7 +87,8 @@ def find_method(method) -> Tableau:
         raise TypeError(f"`method` must be a name or a tableau like odejax.ExplicitTableau, got {method!r}.")
     name = method.lower()
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
+        near = [METHODS_ELSEWHERE[name]] if name in METHODS_ELSEWHERE else []
+        near = near or difflib.get_close_matches(name, METHODS, n=1)
         hint = f'Did you mean "{near[0]}"? ' if near else ""
         raise ValueError(f"`method` {method!r} is not known. {hint}Known are: {', '.join(METHODS)}.")
     return METHODS[name]
@@ -171,9 +110,10 @@ def find_controller(controller, method):
     for name, value in vars(controller).items():
         if name != "exact_t_eval" and np.shape(value) != ():
             raise ValueError(f"`controller.{name}` must be a scalar, got shape {np.shape(value)}.")
-    if isinstance(controller, ConstantStep) and is_known(controller.h) and not controller.h > 0:
-        raise ValueError(f"`controller.h` must be positive, got {controller.h}.")
-    return jax.tree.map(lambda x: jnp.asarray(x, time_dtype()), controller)
+    for name, what, holds in controller.bounds():
+        if is_known(holds) and not holds:
+            raise ValueError(f"`controller.{name}` must be {what}, got {getattr(controller, name)}.")
+    return jax.tree.map(lambda x: as_array(x, time_dtype()), controller)
 
 
 def tolerances(rtol, atol, y0):
@@ -243,6 +183,16 @@ def step_limit(max_steps):
     if is_known(max_steps) and not 0 < max_steps < 2**31:
         raise ValueError(f"`max_steps` must be positive and below 2**31, got {max_steps}.")
     return as_array(max_steps, jnp.int32)
+
+
+def are_good(numbers):
+    """Would tolerances, dt0, max_steps and controller that are traced be accepted if they were known?"""
+    (rtol, atol), dt0, max_steps, controller = numbers
+    holds = [x.min() >= 0 for x in (*rtol, *atol)]  # false for NaN
+    holds += [max_steps > 0, *(holds for _, _, holds in controller.bounds())]
+    if dt0 is not None:
+        holds.append((dt0 != 0) & jnp.isfinite(dt0))
+    return jnp.stack(holds).all()
 
 
 def count(name, value, least=1):

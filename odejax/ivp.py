@@ -9,7 +9,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from odejax import arguments
+from odejax import arguments, spans
 from odejax import mass as masses
 from odejax.core.probe import count_lanes
 from odejax.core.status import Status
@@ -127,6 +127,7 @@ def solve(
     if t_eval is not None and save_steps is not None:
         raise ValueError("`t_eval` and `save_steps` exclude each other: pass one of them.")
     mass_arrays, mass = masses.find(mass, y0, tableau)
+    are_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(numbers[2:]))
     options = (
         tableau,
         arguments.count("save_steps", save_steps),
@@ -137,6 +138,7 @@ def solve(
         count_lanes((f, y0, args, save_fn, numbers, mass_arrays)),
         check_structure(jac, tableau, y0),
         mass,
+        are_traced,
     )
     functions, static = apart((f, args, save_fn, mass_arrays))
     solution = _solve(functions, y0, numbers, static, options)
@@ -148,10 +150,10 @@ def solve(
 
 def _numbers(y0, t_span, tableau, t_eval, rtol, atol, dt0, max_steps, controller):
     """The numbers of a solve, checked and completed."""
-    t_span = arguments.span(t_span)
+    t_span = spans.span(t_span)
     return (
         t_span,
-        arguments.output_times(t_eval, t_span),
+        spans.output_times(t_eval, t_span),
         arguments.tolerances(rtol, atol, y0),
         arguments.first_step(dt0),
         arguments.step_limit(max_steps),
@@ -170,6 +172,7 @@ def check_numbers(y0, t_span, options):
 @partial(jax.jit, static_argnums=(3, 4))
 def _solve(functions, y0, numbers, static, options):
     f, args, save_fn, mass = together(functions, static)
+    *options, are_traced = options
     t_span, t_eval, (rtol, atol), dt0, max_steps, controller = numbers
     problem = Problem(f, y0, t_span, args, save_fn, mass, options)
     if t_eval is not None:
@@ -187,6 +190,9 @@ def _solve(functions, y0, numbers, static, options):
     dt0 = jnp.zeros_like(t_span[0]) if dt0 is None else dt0
     rtol, atol = problem.form.spread(rtol), problem.form.spread(atol)
     integrate = run if mass is None else dae.run
-    numbers = Numbers(rtol, atol, dt0, problem.status(), max_steps, controller)
+    begin = problem.status()
+    if are_traced:
+        begin = jnp.where(arguments.are_good(numbers[2:]), begin, Status.BAD_NUMBERS).astype(begin.dtype)
+    numbers = Numbers(rtol, atol, dt0, begin, max_steps, controller)
     solved = integrate(plan, problem.inputs(), numbers)
     return problem.solution(solved, t_eval)

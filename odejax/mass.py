@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odejax import arguments
-from odejax.core.traced import is_array_or_number
+from odejax.core.traced import is_array_or_number, is_known
 from odejax.linalg import mass as matrices
 from odejax.linalg.mass import Mass
 from odejax.tableaus import RosenbrockTableau
@@ -45,7 +45,7 @@ def _check(name, m):
     """Is this a real array whose numbers, if they are known, are finite?"""
     if not is_array_or_number(m) or jnp.issubdtype(jnp.result_type(m), jnp.complexfloating):
         raise TypeError(f"`{name}` must be real, got {m!r}.")
-    if arguments.is_known(m) and not np.isfinite(np.asarray(m, float)).all():
+    if is_known(m) and not np.isfinite(np.asarray(m, float)).all():
         raise ValueError(f"`{name}` must be finite, got {m}.")
 
 
@@ -55,7 +55,7 @@ def _whole(matrix, y0):
         raise TypeError(
             f"`mass` as a whole matrix needs single precision, `y0` has {dtype}. Pass a diagonal."
         )
-    if not arguments.is_known(matrix):
+    if not is_known(matrix):
         return (jnp.asarray(matrix, dtype),), Mass(is_diagonal=False, is_regular=False)
     known = np.asarray(matrix, dtype)
     diagonal = np.diag(known)
@@ -67,7 +67,7 @@ def _whole(matrix, y0):
 
 
 def _diagonal(values, leaves, n):
-    is_regular = all(arguments.is_known(m) and np.asarray(m).all() for m in values)
+    is_regular = all(is_known(m) and np.asarray(m).all() for m in values)
     out = []
     for m, y in zip(values, leaves, strict=True):
         if np.shape(m) not in ((), y.shape):

@@ -1,6 +1,8 @@
 """The rooms of the library: who may import whom, and how long a file may be."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ ROOMS = (
     "mass",
     "problem",
     "arguments",
+    "spans",
     "solution",
     "integrate",
     "derivative",
@@ -103,3 +106,9 @@ def test_names_of_the_package_exist():
 
     assert [name for name in odejax.__all__ if not hasattr(odejax, name)] == []
     assert (ROOT / "py.typed").exists()
+
+
+def test_sparse_matrices_are_imported_by_those_who_have_one():
+    """They take longer to import than all of odejax."""
+    command = "import sys, odejax; assert 'jax.experimental.sparse' not in sys.modules"
+    subprocess.run([sys.executable, "-c", command], check=True, cwd=ROOT.parent)

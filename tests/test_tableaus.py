@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import odejax
 from odejax.tableaus import METHODS as ALL_METHODS
 from odejax.tableaus import RK4, Bosh3, CashKarp, Dopri5, Euler, ExplicitTableau, Vern7
 from rooted_trees import elementary_weights, residuals, rooted_trees
@@ -272,6 +273,15 @@ def test_lists_and_floats_make_the_same_method_as_fractions():
         embedded_order=2,
     )
     assert given == Bosh3
+
+
+def test_arrays_of_weights():
+    """Those of numpy compare to booleans that are not Python's."""
+    weights = {"order": 2, "b_embedded": [1, 0], "embedded_order": 1}
+    method = ExplicitTableau("mine", a=[np.ones(1)], b=np.array([0.5, 0.5]), **weights)
+    assert method == ExplicitTableau("mine", a=[[1.0]], b=[0.5, 0.5], **weights)
+    assert method.is_fsal is False
+    assert odejax.solve(lambda t, y: -y, 1.0, (0.0, 1.0), method=method).success
 
 
 def test_first_same_as_last_is_recognised():

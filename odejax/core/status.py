@@ -18,6 +18,7 @@ class Status(IntEnum):
     NO_CONVERGENCE = 9
     INCONSISTENT_START = 10
     WRONG_JAC = 11
+    BAD_NUMBERS = 12
 
     @property
     def sentence(self) -> str:
@@ -47,7 +48,7 @@ _SENTENCES = {
         "check f, y0 and args for NaN, inf, a division by zero or the root or logarithm of a negative number",
     ),
     Status.NON_FINITE: (
-        "the state or f became non-finite, however small the step",
+        "the state or f is not finite a little later, however small the step",
         "the solution may blow up or leave the domain of f there",
     ),
     Status.RECORD_FULL: (
@@ -70,6 +71,10 @@ _SENTENCES = {
     Status.WRONG_JAC: (
         "the Jacobian of f has entries outside of the band or pattern that `jac` says",
         "widen it; the state is counted leaf by leaf, each raveled, see `odejax.Banded`",
+    ),
+    Status.BAD_NUMBERS: (
+        "`rtol`, `atol`, `dt0`, `max_steps` or a number of `controller` is out of bounds or NaN",
+        "call it outside of `jit` with these numbers, which says what is wrong with which",
     ),
     Status.BAD_TIMES: (
         "`t_eval` is not sorted in the direction of integration, leaves `t_span`, or a time is not finite",

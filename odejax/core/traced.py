@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,3 +21,13 @@ def apart(tree):
 def together(arrays, static):
     """The inverse of `apart`."""
     return eqx.combine(arrays, jax.tree.unflatten(*static))
+
+
+def is_known(x) -> bool:
+    """Is the value of this number or array known now?"""
+    return not isinstance(x, jax.core.Tracer)
+
+
+def as_array(x, dtype):
+    """An array that stays known: under `jit`, JAX's own would be a tracer."""
+    return np.asarray(x, dtype) if is_known(x) else jnp.asarray(x, dtype)

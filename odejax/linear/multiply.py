@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from odejax import arguments
+from odejax import spans
 from odejax.core.traced import apart, together
 from odejax.derivative.linear_flow import flow
 from odejax.linear import problem
@@ -50,7 +50,7 @@ def expm_multiply(A: Any, v: Any, t: Any = 1.0, *, tol: Any = None) -> Any:
     """
     A, v = problem.operands(A, "v", v)
     arrays, static = apart(A)
-    return _expm_multiply(arrays, v, arguments.time("t", t), problem.largest_steps(tol, v), static)
+    return _expm_multiply(arrays, v, spans.time("t", t), problem.largest_steps(tol, v), static)
 
 
 @partial(jax.jit, static_argnums=4)

@@ -1,5 +1,6 @@
 """What A may be: an array, a sparse matrix or a function, checked and brought into one form."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import sparse
 
-from odejax import arguments
-from odejax.core.traced import is_array_or_number
+from odejax import arguments, spans
+from odejax.core.traced import is_array_or_number, is_known
 from odejax.derivative.linear_flow import Problem
 from odejax.derivative.program import JaxprFunction
 from odejax.integrate import build
@@ -38,12 +38,18 @@ class Field:
         return self.function(jnp.zeros((), self.function.time_dtype), params, state)
 
 
+def _is_sparse(A, kind):
+    """Is it a matrix of `jax.experimental.sparse`? That takes long to import: who has one has imported it."""
+    module = sys.modules.get("jax.experimental.sparse")
+    return module is not None and isinstance(A, getattr(module, kind))
+
+
 def operands(A, name, v):
     """(A, v) checked, in their common precision; `name` is that of v."""
     v = arguments.state(v, name)
-    if isinstance(A, sparse.BCSR):
+    if _is_sparse(A, "BCSR"):
         A = A.to_bcoo()
-    if isinstance(A, sparse.BCOO):
+    if _is_sparse(A, "BCOO"):
         if A.n_batch or A.n_dense:
             raise ValueError(
                 "`A` must have neither batch nor dense dimensions. Use jax.vmap for many matrices."
@@ -101,7 +107,7 @@ def largest_steps(tol, v):
         return taylor.known_steps(rounding, most)
     if not is_array_or_number(tol) or np.shape(tol) != ():
         raise TypeError(f"`tol` must be a number, got {tol!r}.")
-    if not arguments.is_known(tol):
+    if not is_known(tol):
         return taylor.largest_steps(jnp.maximum(tol, rounding), most)
     if not rounding <= tol < 1:
         raise ValueError(f"`tol` must be at least {rounding:.2g} for {dtype} and below 1, got {tol}.")
@@ -129,7 +135,7 @@ def _field(A: Callable[[Any], Any], name, v):
     """A function as an operator, and its parameters: what it closes over, and computes from that alone."""
     params: list[jax.Array] = []
     leaves = jax.tree.leaves(v)
-    time = jnp.zeros((), arguments.time_dtype())
+    time = jnp.zeros((), spans.time_dtype())
 
     def check_out(out):
         _check_result(out, name, v)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from odejax import arguments
+from odejax.core.traced import is_known
 from odejax.derivative.linear_flow import flow
 from odejax.linalg import sizes
 from odejax.linalg.dense import expm
@@ -27,7 +27,7 @@ class Times(NamedTuple):
 def known(t_span, t_eval):
     """The `Times` of a solve."""
     times = (*t_span, *(() if t_eval is None else (t_eval,)))
-    if not all(map(arguments.is_known, times)):
+    if not all(map(is_known, times)):
         return Times(False, True if t_eval is None else None)
     if t_eval is None:
         return Times(True, True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from odejax import arguments
+from odejax import spans
 from odejax.core.status import Status
 from odejax.core.traced import apart, together
 from odejax.linear import problem, propagate
@@ -66,8 +66,8 @@ def solve_linear(
     """
     A, y0 = problem.operands(A, "y0", y0)
     A, y0, b = problem.constant(A, y0, b)
-    t_span = arguments.span(t_span)
-    t_eval = arguments.output_times(t_eval, t_span)
+    t_span = spans.span(t_span)
+    t_eval = spans.output_times(t_eval, t_span)
     steps = problem.largest_steps(tol, y0)
     arrays, static = apart(A)
     solution = _solve(arrays, y0, b, t_span, t_eval, steps, static, propagate.known(t_span, t_eval))

@@ -50,6 +50,20 @@ class PIDController(eqx.Module):
     max_step: float | jax.Array = float("inf")
     exact_t_eval: bool = eqx.field(default=False, static=True)
 
+    def bounds(self):
+        """(name, what it must be, is it?) of numbers that make no sense anywhere else."""
+        return (
+            ("safety", "in (0, 1]", (self.safety > 0) & (self.safety <= 1)),
+            ("min_factor", "in (0, 1)", (self.min_factor > 0) & (self.min_factor < 1)),
+            ("max_factor", "above 1", self.max_factor > 1),
+            ("min_step", "at least 0", self.min_step >= 0),
+            (
+                "max_step",
+                "positive and not below `min_step`",
+                (self.max_step > 0) & (self.max_step >= self.min_step),
+            ),
+        )
+
 
 def PIController(p=0.1, i=0.9, **options):
     """A `PIDController` without a derivative term; the default."""
@@ -66,6 +80,10 @@ class ConstantStep(eqx.Module):
 
     h: float | jax.Array
     exact_t_eval: bool = eqx.field(default=False, static=True)
+
+    def bounds(self):
+        """See `PIDController.bounds`."""
+        return (("h", "positive and finite", (self.h > 0) & (self.h < math.inf)),)
 
 
 class Memory(NamedTuple):

@@ -92,10 +92,10 @@ class ExplicitTableau(Tableau):
     def __post_init__(self) -> None:
         for name in ("b", "c", "b_embedded", "extra_c"):
             row = getattr(self, name)
-            self._set(name, None if row is None else tuple(row))
+            self._set(name, None if row is None else _numbers(row))
         for name in ("a", "error", "extra_a", "dense"):
             rows = getattr(self, name)
-            self._set(name, None if rows is None else tuple(map(tuple, rows)))
+            self._set(name, None if rows is None else tuple(map(_numbers, rows)))
         self._check_options()
 
         n_stages = len(self.b) - self.is_fsal
@@ -215,3 +215,8 @@ def hermite(b: Row) -> tuple[Row, ...]:
     first, *others = ((0.0, 3 * w, -2 * w) for w in b)
     first = (1.0, first[1] - 2.0, first[2] + 1.0)
     return (first, *others, (0.0, -1.0, 1.0))
+
+
+def _numbers(row: Sequence[Number]) -> tuple[Number, ...]:
+    """Python's own numbers: those of numpy compare to booleans of its own."""
+    return tuple(x.item() if hasattr(x, "item") else x for x in row)  # pyright: ignore
