@@ -8,7 +8,8 @@ from jax import lax
 from odejax import arguments
 from odejax.core.blocks import MOST_LANES, MOST_LANES_OF_ARRAYS
 from odejax.core.components import TooLarge
-from odejax.core.leaves import shapes
+from odejax.core.leaves import nan_unless, real_dtype, shapes
+from odejax.core.status import Status
 from odejax.derivative.program import Output as ProgramOutput
 from odejax.derivative.program import Program
 from odejax.derivative.record import Inputs
@@ -111,8 +112,9 @@ class Problem:
             ts, ys = outputs[0][0], self._saved(outputs[0][1:])
             num_saved = solved.n_outputs[0]
         else:
-            ts, ys = self.t_span[1][None], self._saved_at_end(y1)
-            num_saved = (solved.status == 0).astype(jnp.int32)
+            is_reached = solved.status == Status.SUCCESS
+            ts, ys = self.t_span[1][None], self._saved_at_end(y1, is_reached)
+            num_saved = is_reached.astype(jnp.int32)
         stats = Statistics(**solved.stats._asdict(), num_saved=num_saved)
         reached, slope = lax.stop_gradient((self._state(solved.y_reached), self._state(solved.f_reached)))
         return Solution(ts, ys, solved.t1, y1, reached, solved.status, stats, dense, slope)
@@ -123,9 +125,14 @@ class Problem:
     def _saved(self, leaves):
         return jax.tree.unflatten(self.saved_tree, self.saved_form.together(leaves))
 
-    def _saved_at_end(self, y1):
+    def _saved_at_end(self, y1, is_reached):
         if self.save_fn is not None:
             time = self.t_span[1].astype(self.time.dtype)
-            y1 = jax.tree.map(jnp.asarray, self.save_fn(time, y1, *self.args))
-            build.check_saved(y1)
+            saved = jax.tree.map(jnp.asarray, self.save_fn(time, y1, *self.args))
+            build.check_saved(saved)
+            # A function of NaN may be a number, and not depend on it: then this does.
+            nothing = sum(nan_unless(is_reached, 0 * leaf.real).sum() for leaf in jax.tree.leaves(y1))
+            y1 = jax.tree.map(
+                lambda x: nan_unless(is_reached, x) + jnp.asarray(nothing, real_dtype(x)), saved
+            )
         return jax.tree.map(lambda x: x[None], y1)

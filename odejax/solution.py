@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from odejax.core.leaves import nan_unless
 from odejax.core.status import Status
 
 
@@ -79,7 +80,7 @@ class Dense(eqx.Module):
             total = jnp.zeros_like(y[index])
             for j in reversed(range(p.shape[0])):
                 total = (total + p[j]) * x.astype(jnp.finfo(p.dtype).dtype)
-            return jnp.where(is_inside, y[index] + total, jnp.nan)
+            return nan_unless(is_inside, y[index] + total)
 
         return jax.tree.map(leaf, self.y, self.columns)
 
@@ -93,7 +94,7 @@ class Dense(eqx.Module):
             for j in reversed(range(p.shape[0])):
                 total = total * x.astype(jnp.finfo(p.dtype).dtype) + (j + 1) * p[j]
             slope = total / jnp.where(h == 0, 1.0, h).astype(jnp.finfo(p.dtype).dtype)
-            return jnp.where(is_inside, jnp.where(h == 0, f, slope), jnp.nan)
+            return nan_unless(is_inside, jnp.where(h == 0, f, slope))
 
         return jax.tree.map(leaf, self.columns, f_reached)
 
@@ -130,14 +131,19 @@ class Solution(eqx.Module):
     def _evaluate(self, fn, t):
         if self.dense is None:
             raise ValueError("This solution has no dense output. Call odejax.solve(..., dense=True).")
+        if self.dense.count.ndim:
+            raise ValueError(
+                "This is the solution of many lanes. Evaluate each: jax.vmap(lambda s: s(t))(sol)."
+            )
         dense, t = self.dense, jnp.asarray(t, self.ts.dtype)
         out = jax.vmap(lambda t: fn(dense, t))(t.reshape(-1))
         return jax.tree.map(lambda x: x.reshape(*t.shape, *x.shape[1:]), out)
 
     def __repr__(self):
-        if any(isinstance(x, jax.core.Tracer) or np.ndim(x) for x in (self.status, self.t1)):
-            shapes = jax.tree.map(lambda x: jax.typeof(x).str_short(), self.ys)
-            return f"Solution(lanes or traced; ts: {jax.typeof(self.ts).str_short()}, ys: {shapes})"
+        if isinstance(self.status, jax.core.Tracer):
+            return f"Solution(traced; ts: {_shape(self.ts)}, ys: {jax.tree.map(_shape, self.ys)})"
+        if np.ndim(self.status):
+            return self._lanes_in_words()
         status, stats = Status(int(self.status)), self.stats
         smallest = (
             f", the smallest {float(stats.min_step):.3g} at t = {float(stats.min_step_at):.6g}"
@@ -151,6 +157,22 @@ class Solution(eqx.Module):
             f"{int(stats.num_f_evals)} evaluations of f\n"
             f"  y1: {_brief(self.y1)}"
         )
+
+    def _lanes_in_words(self):
+        statuses, stats = _here(self.status).ravel(), jax.tree.map(_here, self.stats)
+        ends = [(s, int((statuses == s).sum())) for s in Status]
+        return (
+            f"Solution of {statuses.size} lanes: "
+            f"{', '.join(f'{n} {s.name}' for s, n in ends if n)}\n"
+            f"  steps of a lane: {stats.num_accepted.min()} to {stats.num_accepted.max()} accepted, "
+            f"{stats.num_rejected.min()} to {stats.num_rejected.max()} rejected; "
+            f"{stats.num_f_evals.sum()} evaluations of f in all\n"
+            f"  ys: {jax.tree.map(_shape, self.ys)}"
+        )
+
+
+def _shape(x):
+    return jax.typeof(x).str_short()
 
 
 def _brief(tree):
@@ -206,7 +228,7 @@ def _error(solution, statuses):
         where = f"in {len(failed)} of {statuses.size} lanes, first in lane {index}, {where}"
     component = ""
     if status in (Status.STEP_UNDERFLOW, Status.NON_FINITE, Status.NON_FINITE_START, Status.MAX_STEPS):
-        component = _component(solution, lane)
+        component = _component(solution, lane, status is not Status.NON_FINITE)
     stats = jax.tree.map(lambda x: _here(x)[lane], solution.stats)
     what = f"{status.sentence}{component}" + (f"; {LOOKS_STIFF}" if stats.looks_stiff else "")
     message = (
@@ -215,8 +237,11 @@ def _error(solution, statuses):
     return SolveError(message, status, t)
 
 
-def _component(solution, lane):
-    """The component that is not finite, or else the one that changes fastest for its size."""
+def _component(solution, lane, may_be_finite):
+    """The component that is not finite, or else the one that changes fastest for its size.
+
+    Unless it `may_be_finite`, the latter is not to blame: what failed was the next attempt.
+    """
     worst, name = -1.0, ""
     slopes = jax.tree.flatten_with_path(solution.f_reached)[0]
     for (path, k), y in zip(slopes, jax.tree.leaves(solution.y_reached), strict=True):
@@ -231,4 +256,6 @@ def _component(solution, lane):
             worst = rate[index]
             what = "which changes fastest" if is_finite else "which is not finite"
             name = f"; look at y{jax.tree_util.keystr(path)}{at}, {what}"
+            if is_finite and not may_be_finite:
+                name = f"; up to there they were, y{jax.tree_util.keystr(path)}{at} changing fastest"
     return name

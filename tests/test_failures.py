@@ -46,7 +46,11 @@ WORDS = {  # (what, component, advice)
     Status.MAX_STEPS: ("`max_steps`", r"look at y\[1\], which changes fastest", "raise `max_steps`"),
     Status.STEP_UNDERFLOW: ("step size became too small", r"look at y\[0\]", "blow up"),
     Status.NON_FINITE_START: ("not finite", r"look at y\[1\], which is not finite", "root or logarithm"),
-    Status.NON_FINITE: ("non-finite", r"look at y\[[01]\]", "domain"),
+    Status.NON_FINITE: (
+        "not finite a little later",
+        r"up to there they were, y\[[01]\] changing fastest",
+        "domain",
+    ),
     Status.DENSE_FULL: ("dense output is full", "", "`dense=`"),
 }
 
@@ -119,11 +123,23 @@ def test_component_in_a_pytree():
         solve(f, y0, (0.0, 2.0))
 
 
+def test_no_component_is_blamed_that_is_finite():
+    def f(t, y):
+        return {"fast": -10 * y["fast"], "bad": jnp.where(t > 0.5, jnp.nan, -y["bad"])}
+
+    with pytest.raises(SolveError, match=r"up to there they were, y\['fast'\] changing fastest"):
+        solve(f, {"fast": 1.0, "bad": 1.0}, (0.0, 1.0))
+
+
 def test_failed_lanes_in_words():
     sol = jax.vmap(lambda y: solve(explosion, y, (0.0, 2.0)))(jnp.array([0.1, 1.0, 3.0]))
     assert sol.success.tolist() == [True, False, False]
     with pytest.raises(SolveError, match=r"in 2 of 3 lanes, first in lane 1, at t = "):
         odejax.check(sol)
+    assert repr(sol).startswith("Solution of 3 lanes: 1 SUCCESS, 2 STEP_UNDERFLOW\n")
+    dense = jax.vmap(lambda y: solve(explosion, y, (0.0, 0.5), dense=True))(jnp.array([0.1, 1.0, 3.0]))
+    with pytest.raises(ValueError, match="many lanes"):
+        dense(0.2)
 
 
 def test_record_full():
@@ -167,14 +183,26 @@ def test_bad_spans_that_are_traced():
     assert run(1.0).success
 
 
-@pytest.mark.parametrize("bad", [-1e-6, np.nan])
-def test_bad_tolerances_that_are_traced(bad):
+BAD_NUMBERS = [
+    (lambda x: {"rtol": x}, [-1e-6, np.nan], 1e-6),
+    (lambda x: {"atol": x * np.ones(2)}, [-1e-6, np.nan], 1e-6),
+    (lambda x: {"dt0": x}, [0.0, np.nan], 0.1),
+    (lambda x: {"max_steps": x}, [0, -5], 1000),
+    (lambda x: {"controller": ConstantStep(x)}, [-0.1, 0.0, np.nan], 0.1),
+    (lambda x: {"controller": PIController(safety=x)}, [0.0, 2.0, np.nan], 0.9),
+    (lambda x: {"controller": PIController(max_step=x)}, [0.0, np.nan], 0.5),
+]
+
+
+@pytest.mark.parametrize(("options", "bad", "good"), BAD_NUMBERS)
+def test_bad_numbers_that_are_traced(options, bad, good):
     """They cannot be refused at the door, but must not look right."""
-    sol = jax.jit(lambda rtol: solve(oscillator, Y0, (0.0, 1.0), rtol=rtol))(bad)
-    if sol.success:  # a negative tolerance may only ask for more
-        assert distance(sol.y1, solve(oscillator, Y0, (0.0, 1.0), rtol=1e-9).y1) < 1e-4
-    else:
-        assert np.isnan(sol.y1).all()
+    run = jax.jit(jax.vmap(lambda x: solve(oscillator, Y0, (0.0, 1.0), **options(x))))
+    sol = run(jnp.array([*bad, good]))
+    assert sol.status.tolist() == [Status.BAD_NUMBERS] * len(bad) + [Status.SUCCESS]
+    assert np.isnan(sol.y1[:-1]).all()
+    with pytest.raises(SolveError, match="out of bounds or NaN"):
+        odejax.check(sol)
 
 
 def test_infinite_state_at_the_start():
@@ -250,6 +278,27 @@ def test_derivatives_of_what_was_not_reached_are_nan(jac):
     assert all(np.isnan(x) for x in jax.tree.leaves((got["missed"], got["y1"])))
     wanted = jac(lambda y0, a: 1 / (1 / y0 - 0.5 * a), (0, 1))(1.0, 1.0)
     assert distance(got["reached"], wanted) < 1e-3
+
+
+@pytest.mark.parametrize("jac", [jax.jacfwd, jax.jacrev, jax.hessian], ids=["jacfwd", "jacrev", "hessian"])
+def test_what_was_made_of_nan_is_nan(jac):
+    """`save_fn` at the end may make a number of it, dense output has none there."""
+
+    def saved(y0, a):
+        def save_fn(t, y, a):
+            return jnp.nan_to_num(y) + a**2
+
+        return solve(explosion, y0, (0.0, 2.0), (a,), throw=False, save_fn=save_fn).ys[0]
+
+    def between(y0, a):
+        sol = solve(explosion, y0, (0.0, 2.0), (a,), throw=False, dense=400)
+        return sol(1.5), sol.derivative(1.5)
+
+    lanes = jax.vmap(saved, (0, None))(jnp.array([1.0, 0.2]), 1.0)
+    np.testing.assert_allclose(lanes, [np.nan, 0.2 / 0.6 + 1], rtol=1e-3)
+    for fn in (saved, between):
+        assert np.isnan(jax.tree.leaves(fn(1.0, 1.0))).all()
+        assert np.isnan(jax.tree.leaves(jac(fn, (0, 1))(1.0, 1.0))).all()
 
 
 def test_derivatives_are_nan_where_the_primal_is_unused():
@@ -387,8 +436,9 @@ REFUSED = {
     "complex t_span": ({"t_span": (0.0, 1j)}, TypeError, r"`t_span\[1\]` must be a real number, got 1j"),
     "text in t_span": ({"t_span": ("a", 1.0)}, TypeError, r"`t_span\[0\]` must be a real number"),
     "vector in t_span": ({"t_span": (0.0, jnp.ones(2))}, ValueError, r"`t_span\[1\]` must be a scalar, .*jax.vmap"),
-    "infinite t_span": ({"t_span": (0.0, np.inf)}, ValueError, r"`t_span\[1\]` must be finite, got inf"),
-    "nan in t_span": ({"t_span": (np.nan, 1.0)}, ValueError, r"`t_span\[0\]` must be finite, got nan"),
+    "infinite t_span": ({"t_span": (0.0, np.inf)}, ValueError, r"`t_span\[1\]` must be finite in float64, got inf"),
+    "nan in t_span": ({"t_span": (np.nan, 1.0)}, ValueError, r"`t_span\[0\]` must be finite in float64, got nan"),
+    "complex t_eval": ({"t_eval": [0.5 + 1j]}, TypeError, "`t_eval` must be real numbers"),
     "scalar t_eval": ({"t_eval": 0.5}, ValueError, r"`t_eval` must be a vector of times, got shape \(\)"),
     "matrix t_eval": ({"t_eval": np.ones((2, 2))}, ValueError, r"`t_eval` must be a vector .*\(2, 2\).*jax.vmap"),
     "empty t_eval": ({"t_eval": []}, ValueError, "`t_eval` is empty. Pass None"),
@@ -414,7 +464,18 @@ REFUSED = {
         {"controller": PIController(max_step=np.ones(2))}, ValueError, r"`controller.max_step` must be a scalar",
     ),
     "vector as step": ({"controller": ConstantStep(np.ones(2))}, ValueError, "`controller.h` must be a scalar"),
-    "negative step": ({"controller": ConstantStep(-0.1)}, ValueError, "`controller.h` must be positive, got -0.1"),
+    "negative step": ({"controller": ConstantStep(-0.1)}, ValueError, "`controller.h` must be positive and finite, got -0.1"),
+    "infinite step": ({"controller": ConstantStep(np.inf)}, ValueError, "`controller.h` must be positive and finite"),
+    "no safety": ({"controller": PIController(safety=2.0)}, ValueError, r"`controller.safety` must be in \(0, 1\], got 2"),
+    "never larger": ({"controller": PIController(max_factor=0.5)}, ValueError, "`controller.max_factor` must be above 1"),
+    "never smaller": ({"controller": PIController(min_factor=2.0)}, ValueError, "`controller.min_factor` must be in"),
+    "max_step 0": ({"controller": PIController(max_step=0.0)}, ValueError, "`controller.max_step` must be positive"),
+    "max_step nan": ({"controller": PIController(max_step=np.nan)}, ValueError, "`controller.max_step` must be positive"),
+    "no step between": (
+        {"controller": PIController(min_step=1.0, max_step=0.1)}, ValueError, "`controller.max_step` .* not below",
+    ),
+    "min_step negative": ({"controller": PIController(min_step=-1.0)}, ValueError, "`controller.min_step` must be at"),
+    "name elsewhere": ({"method": "RK45CK"}, ValueError, 'Did you mean "cash_karp"'),
     "no step": ({"controller": ConstantStep(0.0)}, ValueError, "`controller.h` must be positive"),
     "nan as step": ({"controller": ConstantStep(np.nan)}, ValueError, "`controller.h` must be positive"),
     "negative rtol": ({"rtol": -1e-3}, ValueError, "`rtol` must not be negative or NaN, got -0.001"),
@@ -492,6 +553,19 @@ def test_bad_arguments_are_refused_under_jit(case):
     traced = {} if "y0" in changes else {"y0": call.pop("y0")}
     with pytest.raises(error, match=message):
         jax.jit(lambda traced: solve(**call, **traced).y1)(traced)
+
+
+@pytest.mark.parametrize(
+    ("span", "t_eval", "message"),
+    [
+        ((1e9, 1e9 + 1), None, "`t_span` does not survive rounding to float32"),
+        ((1e8, 1e8 + 8), np.linspace(1e8, 1e8 + 8, 5), "`t_eval` does not survive rounding to float32"),
+        ((0.0, 1e39), None, r"`t_span\[1\]` must be finite in float32"),
+    ],
+)
+def test_times_that_float32_cannot_tell_apart(span, t_eval, message):
+    with jax.enable_x64(False), pytest.raises(ValueError, match=message):
+        solve(decay, 1.0, span, (1.0,), t_eval=t_eval)
 
 
 def test_the_good_call_is_good():

@@ -23,6 +23,11 @@ def select(is_new, new, old):
     return new if is_new is True else jnp.where(is_new, new, old)
 
 
+def nan_unless(holds, x):
+    """x, or NaN whose derivatives are NaN too; `holds` broadcasts against x."""
+    return x * jnp.where(holds, 1.0, jnp.nan).astype(real_dtype(x))
+
+
 def add(state, other):
     return tuple(map(lax.add, state, other))
 
