@@ -36,8 +36,7 @@ y0 = jnp.array([0.999, 0.001, 0.0])
 def infected(distancing):
     """The share of the infected, for each lane and time."""
     args, in_axes = (infection, recovery, distancing), (None, (0, 0, None))
-    sol = odejax.ensemble(epidemic, y0, (0.0, 120.0), args, in_axes=in_axes, t_eval=TIMES, throw=True)
-    return sol.ys[..., 1]
+    return odejax.ensemble(epidemic, y0, (0.0, 120.0), args, in_axes=in_axes, t_eval=TIMES).ys[..., 1]
 
 
 @jax.jit
