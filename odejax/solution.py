@@ -257,5 +257,5 @@ def _component(solution, lane, may_be_finite):
             what = "which changes fastest" if is_finite else "which is not finite"
             name = f"; look at y{jax.tree_util.keystr(path)}{at}, {what}"
             if is_finite and not may_be_finite:
-                name = f"; up to there they were, y{jax.tree_util.keystr(path)}{at} changing fastest"
+                name = f"; up to there all was finite, y{jax.tree_util.keystr(path)}{at} changing fastest"
     return name

@@ -47,8 +47,8 @@ WORDS = {  # (what, component, advice)
     Status.STEP_UNDERFLOW: ("step size became too small", r"look at y\[0\]", "blow up"),
     Status.NON_FINITE_START: ("not finite", r"look at y\[1\], which is not finite", "root or logarithm"),
     Status.NON_FINITE: (
-        "not finite a little later",
-        r"up to there they were, y\[[01]\] changing fastest",
+        "non-finite",
+        r"up to there all was finite, y\[[01]\] changing fastest",
         "domain",
     ),
     Status.DENSE_FULL: ("dense output is full", "", "`dense=`"),
@@ -127,7 +127,7 @@ def test_no_component_is_blamed_that_is_finite():
     def f(t, y):
         return {"fast": -10 * y["fast"], "bad": jnp.where(t > 0.5, jnp.nan, -y["bad"])}
 
-    with pytest.raises(SolveError, match=r"up to there they were, y\['fast'\] changing fastest"):
+    with pytest.raises(SolveError, match=r"up to there all was finite, y\['fast'\] changing fastest"):
         solve(f, {"fast": 1.0, "bad": 1.0}, (0.0, 1.0))
 
 

@@ -48,7 +48,7 @@ _SENTENCES = {
         "check f, y0 and args for NaN, inf, a division by zero or the root or logarithm of a negative number",
     ),
     Status.NON_FINITE: (
-        "the state or f is not finite a little later, however small the step",
+        "the state or f became non-finite, however small the step",
         "the solution may blow up or leave the domain of f there",
     ),
     Status.RECORD_FULL: (
