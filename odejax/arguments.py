@@ -8,7 +8,6 @@ import difflib
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,12 +22,7 @@ DEFAULT_TOLERANCES = {  # (rtol, atol) by the precision of the state
     "bfloat16": (1e-1, 1e-2),
     "float16": (1e-2, 1e-3),
 }
-METHODS_ELSEWHERE = {
-    "rk45": "dopri5",
-    "ode45": "dopri5",
-    "rk45ck": "cash_karp",
-    "lsoda": "auto",
-}  # names of peers
+PEERS_NAMES = {"rk45": "dopri5", "ode45": "dopri5", "rk45ck": "cash_karp", "lsoda": "auto"}
 SMALLEST_RTOL = 4  # in units of the precision's rounding error
 DENSE_STEPS = 4096  # recorded by dense=True
 
@@ -87,9 +81,8 @@ def find_method(method) -> Tableau:
         raise TypeError(f"`method` must be a name or a tableau like odejax.ExplicitTableau, got {method!r}.")
     name = method.lower()
     if name not in METHODS:
-        near = [METHODS_ELSEWHERE[name]] if name in METHODS_ELSEWHERE else []
-        near = near or difflib.get_close_matches(name, METHODS, n=1)
-        hint = f'Did you mean "{near[0]}"? ' if near else ""
+        near = PEERS_NAMES.get(name) or "".join(difflib.get_close_matches(name, METHODS, n=1))
+        hint = f'Did you mean "{near}"? ' if near else ""
         raise ValueError(f"`method` {method!r} is not known. {hint}Known are: {', '.join(METHODS)}.")
     return METHODS[name]
 

@@ -5,14 +5,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from odejax import arguments
-from odejax.core.traced import is_array_or_number
+from odejax.core.traced import is_array_or_number, is_known
 from odejax.integrate import progress as bar
 from odejax.ivp import check_numbers, solve
 from odejax.solution import Solution, check_as
@@ -95,7 +94,7 @@ def ensemble(
     static = tuple(None if is_array_or_number(x) else x for x in leaves)
     on_lanes = bar.lanes_done(progress, n_padded)
     solution = _ensemble(dynamic, (static, tree, fixed), tuple(all_axes), lanes, on_lanes)
-    if throw and mesh.size > 1 and isinstance(solution.status, jax.core.Tracer):
+    if throw and mesh.size > 1 and not is_known(solution.status):
         raise ValueError(
             "`throw=True` cannot stop several devices inside `jit`. "
             "Return the solution, and call odejax.check outside."
@@ -208,8 +207,7 @@ def _ensemble(dynamic, static, axes, lanes, on_lanes):
 
 def _on(mesh, x, axis):
     """An array that is committed to some devices, on those of the mesh."""
-    is_known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
-    if not is_known or not x.committed or mesh.is_multi_process:
+    if not (isinstance(x, jax.Array) and is_known(x) and x.committed) or mesh.is_multi_process:
         return x
     spec: list[str | None] = [None] * x.ndim
     if axis is not None and x.shape[axis] % mesh.size == 0:

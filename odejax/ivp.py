@@ -6,14 +6,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 
 from odejax import arguments, spans
 from odejax import mass as masses
 from odejax.core.probe import count_lanes
 from odejax.core.status import Status
-from odejax.core.traced import apart, together
+from odejax.core.traced import apart, is_known, together
 from odejax.integrate import dae
 from odejax.integrate import progress as bar
 from odejax.integrate.forms import COMPONENTS
@@ -127,7 +126,7 @@ def solve(
     if t_eval is not None and save_steps is not None:
         raise ValueError("`t_eval` and `save_steps` exclude each other: pass one of them.")
     mass_arrays, mass = masses.find(mass, y0, tableau)
-    are_traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(numbers[2:]))
+    are_traced = not all(map(is_known, jax.tree.leaves(numbers[2:])))
     options = (
         tableau,
         arguments.count("save_steps", save_steps),
@@ -142,8 +141,7 @@ def solve(
     )
     functions, static = apart((f, args, save_fn, mass_arrays))
     solution = _solve(functions, y0, numbers, static, options)
-    is_traced = isinstance(solution.status, jax.core.Tracer)
-    if jac is not None and not is_traced and solution.status == Status.WRONG_JAC:
+    if jac is not None and is_known(solution.status) and solution.status == Status.WRONG_JAC:
         raise ValueError(f"`jac` is {jac!r}, but {Status.WRONG_JAC.sentence}: {Status.WRONG_JAC.advice}.")
     return check_as(throw, solution)
 

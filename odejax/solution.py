@@ -4,12 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
 from odejax.core.leaves import nan_unless
 from odejax.core.status import Status
+from odejax.core.traced import is_known
 
 
 class SolveError(RuntimeError):
@@ -140,7 +140,7 @@ class Solution(eqx.Module):
         return jax.tree.map(lambda x: x.reshape(*t.shape, *x.shape[1:]), out)
 
     def __repr__(self):
-        if isinstance(self.status, jax.core.Tracer):
+        if not is_known(self.status):
             return f"Solution(traced; ts: {_shape(self.ts)}, ys: {jax.tree.map(_shape, self.ys)})"
         if np.ndim(self.status):
             return self._lanes_in_words()
@@ -182,8 +182,7 @@ def _brief(tree):
 
 def check_as(throw: bool | None, solution: Solution) -> Solution:
     """`check`, as the option `throw` asks; None: outside of `jit` only."""
-    is_traced = isinstance(solution.status, jax.core.Tracer)
-    return check(solution) if throw or (throw is None and not is_traced) else solution
+    return check(solution) if throw or (throw is None and is_known(solution.status)) else solution
 
 
 def check(solution: Solution) -> Solution:
@@ -199,7 +198,7 @@ def check(solution: Solution) -> Solution:
         SolveError: outside `jit`, if any lane failed.
         equinox.EquinoxRuntimeError: inside `jit`, likewise.
     """
-    if isinstance(solution.status, jax.core.Tracer):
+    if not is_known(solution.status):
         messages = [f"odejax.solve: {s.sentence}. Try this: {s.advice}." for s in Status]
         is_failed = solution.status != Status.SUCCESS
         return eqx.branched_error_if(solution, is_failed, jnp.max(solution.status), messages)
@@ -251,11 +250,12 @@ def _component(solution, lane, may_be_finite):
         rate = np.nan_to_num(rate, posinf=np.finfo(rate.dtype).max)
         index = np.unravel_index(np.argmax(rate), rate.shape)
         if rate[index] > worst:
-            at = "".join(f"[{i}]" for i in index)
-            is_finite = np.isfinite(k[index]) and np.isfinite(y[index])
+            at = "y" + jax.tree_util.keystr(path) + "".join(f"[{i}]" for i in index)
             worst = rate[index]
-            what = "which changes fastest" if is_finite else "which is not finite"
-            name = f"; look at y{jax.tree_util.keystr(path)}{at}, {what}"
-            if is_finite and not may_be_finite:
-                name = f"; up to there all was finite, y{jax.tree_util.keystr(path)}{at} changing fastest"
+            if not (np.isfinite(k[index]) and np.isfinite(y[index])):
+                name = f"; look at {at}, which is not finite"
+            elif may_be_finite:
+                name = f"; look at {at}, which changes fastest"
+            else:
+                name = f"; up to there all was finite, {at} changing fastest"
     return name

@@ -37,6 +37,18 @@ def test_rows_written_in_turn_or_scattered():
         assert bits(a) == bits(b) == bits(old.at[where[mask]].set(new[mask]))
 
 
+@pytest.mark.parametrize("wanted", [[], [0], [31, 32], [64, 99], list(range(100))], ids=str)
+def test_rows_of_many_lanes(wanted):
+    """More than the flags of one word, some words without any."""
+    buffer, values = jnp.zeros(300), jnp.arange(1.0, 101.0)
+    where, mask = 3 * jnp.arange(100), jnp.zeros(100, bool).at[jnp.array(wanted, int)].set(True)
+    in_turn, scattered = (
+        fn((buffer,), (values,), where, mask) for fn in (rows._write_in_turn, rows._scatter)
+    )
+    assert bits(in_turn) == bits(scattered)
+    assert in_turn[0].sum() == values[mask].sum()
+
+
 @pytest.mark.parametrize("method", ["tsit5", "dopri5", "bosh3", "rk4"])
 @pytest.mark.parametrize("t_span", [(0.0, 1.0), (3.0, 2.8)])
 def test_outputs(method, t_span):

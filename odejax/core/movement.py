@@ -4,6 +4,8 @@ Where each goes is found by numpy, or by the primitive itself applied to an arra
 (equation, *parts) and gives the results, or None if indices are not known.
 """
 
+from functools import partial
+
 import jax
 import jax.core
 import numpy as np
@@ -104,7 +106,7 @@ def _gather(equation, parts, indices):
 
 def _scatter(equation, parts, indices, updates):
     if equation.params["update_jaxpr"] is not None:
-        return _scatter_with(equation, parts, indices, updates, _update_of(equation))
+        return _scatter_with(_update_of(equation), equation, parts, indices, updates)
     if (indices := _numbers(indices)) is None:
         return None
     where = _apply(equation, _positions(parts), indices, parts.size + _positions(updates))
@@ -118,7 +120,7 @@ def _update_of(equation):
     return lambda old, new: jax.core.eval_jaxpr(jaxpr, consts, old, new)[0]
 
 
-def _scatter_with(equation, parts, indices, updates, combine):
+def _scatter_with(combine, equation, parts, indices, updates):
     """`combine(old, new)` where the indices say."""
     if (indices := _numbers(indices)) is None:
         return None
@@ -131,13 +133,6 @@ def _scatter_with(equation, parts, indices, updates, combine):
         for i in np.flatnonzero(is_target):
             out[i] = combine(out[i], update)
     return [out.reshape(parts.shape)]
-
-
-def _combining(combine):
-    def rule(equation, parts, indices, updates):
-        return _scatter_with(equation, parts, indices, updates, combine)
-
-    return rule
 
 
 def _positions(parts):
@@ -169,7 +164,7 @@ RULES = {
     "rev": _one(_rev),
     "scatter": _scatter,
     **{
-        f"scatter{joint}{name}": _combining(combine)
+        f"scatter{joint}{name}": partial(_scatter_with, combine)
         for name, combine in (("add", lax.add), ("mul", lax.mul), ("min", lax.min), ("max", lax.max))
         for joint in "-_"
     },

@@ -113,12 +113,12 @@ class _BackwardStep:
 
         def all_of_step(carry):
             (states_bar, params_bar), output = carry
-            points, points_bar, pull_more = states[:2], states_bar[:2], None
+            points, points_bar, slopes_bar, pull_more = states[:2], states_bar[:2], states_bar[2], None
             if program.uses_slopes[kind]:
                 slopes, pull_more = vjp(program.more_slopes, row, (self.params, states, ()), active, ())
                 points = (*points, *slopes)
                 zero = leaves.zeros_like(states_bar[0])
-                points_bar = (*points_bar, *states_bar[2], *[zero] * (len(slopes) - len(states_bar[2])))
+                points_bar = (*points_bar, *slopes_bar, *[zero] * (len(slopes) - len(slopes_bar)))
 
             def one(count, mask, carry):
                 points_bar, params_bar, queries_bar = carry
@@ -142,7 +142,7 @@ class _BackwardStep:
             due, (points_bar, params_bar, queries_bar) = while_due(
                 self.record, kind, n, (due, (points_bar, params_bar, queries_bar)), one, -1
             )
-            (y_bar, y1_bar, *more_bar), slopes_bar = points_bar, states_bar[2]
+            y_bar, y1_bar, *more_bar = points_bar
             if pull_more is not None:
                 p_bar, (y_more, y1_more, slopes_bar), _ = self.over_directions(pull_more, more_bar)
                 y_bar, y1_bar = leaves.add(y_bar, y_more), leaves.add(y1_bar, y1_more)

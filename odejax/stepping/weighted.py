@@ -15,7 +15,7 @@ def errors(method, h, slopes):
     return [leaves.combine(zero, h, row, slopes) for row in method.E]
 
 
-def interpolate(method, y, y1, h, slopes, theta, settle=lambda values: values):
+def interpolate(method, y, y1, h, slopes, theta, settle):
     """The continuous extension at `theta` in [0, 1], a value per lane.
 
     At 1, where a polynomial's terms cancel, it is y1 to the last bit, its derivatives by slopes are those
