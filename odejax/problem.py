@@ -73,18 +73,18 @@ class Problem:
 
     def _add(self, output, save, shapes, query):
         self.outputs.append(output)
-        self.program_outputs.append(ProgramOutput(self.method, save, output.is_timed))
+        self.program_outputs.append(ProgramOutput(len(self.method.NESTED), save, output.is_timed))
         self.shapes.append(shapes)
         self.queries.append(query)
 
     def plan(self, is_adaptive, **choices):
         outputs, shapes = tuple(self.program_outputs), tuple(self.shapes)
-        uses_slopes = tuple(output.uses_slopes for output in outputs)
+        uses_columns = tuple(output.uses_columns for output in outputs)
         most_lanes = MOST_LANES if self.form.is_apart else MOST_LANES_OF_ARRAYS
         scheme, attempt = scheme_and_attempt(
             self.method, self.f, self.y0, self.structure, self.n_lanes, is_adaptive, self.mass
         )
-        program = Program(self.method, scheme, outputs, uses_slopes, shapes, most_lanes=most_lanes)
+        program = Program(self.method, scheme, outputs, uses_columns, shapes, most_lanes=most_lanes)
         kept = (self.t_span[0], *self.y0)
         row_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
         room = capacity(row_bytes, self.n_lanes, self.room)

@@ -1,5 +1,6 @@
 """What a solve gives: the solution, its statistics, and its failure in words."""
 
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -7,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odejax.core.leaves import nan_unless
+from odejax.core.leaves import nan_unless, real_dtype
 from odejax.core.status import Status
 from odejax.core.traced import is_known
+from odejax.stepping import weighted
 
 
 class SolveError(RuntimeError):
@@ -54,12 +56,12 @@ class Statistics(eqx.Module):
 
 
 class Dense(eqx.Module):
-    """The steps as polynomials: y(t + x (t1 - t)) = y + sum_j x^(j+1) columns[j]."""
+    """The steps, each with its continuous extension: see `weighted.interpolate`."""
 
     t: jax.Array  # (steps,): where each step starts; NaN where there is none
     t1: jax.Array  # (steps,): where it ends
     y: Any  # leaves (steps, ...)
-    columns: Any  # leaves (steps, degree, ...)
+    columns: Any  # leaves (steps, degree, ...): y at the end, then what else it is made of
     count: jax.Array  # steps in use
 
     def locate(self, t):
@@ -74,29 +76,25 @@ class Dense(eqx.Module):
 
     def value(self, t):
         index, _, x, is_inside = self.locate(t)
-
-        def leaf(y, columns):
-            p = columns[index]
-            total = jnp.zeros_like(y[index])
-            for j in reversed(range(p.shape[0])):
-                total = (total + p[j]) * x.astype(jnp.finfo(p.dtype).dtype)
-            return nan_unless(is_inside, y[index] + total)
-
-        return jax.tree.map(leaf, self.y, self.columns)
+        return jax.tree.map(partial(nan_unless, is_inside), self._at(index, x))
 
     def slope(self, t, f_reached):
         """dy/dt; in a span of no length f there."""
         index, h, x, is_inside = self.locate(t)
+        change = jax.jvp(lambda x: self._at(index, x), (x,), (jnp.ones_like(x),))[1]
 
-        def leaf(columns, f):
-            p = columns[index]
-            total = jnp.zeros_like(p[0])
-            for j in reversed(range(p.shape[0])):
-                total = total * x.astype(jnp.finfo(p.dtype).dtype) + (j + 1) * p[j]
-            slope = total / jnp.where(h == 0, 1.0, h).astype(jnp.finfo(p.dtype).dtype)
+        def leaf(change, f):
+            slope = change / jnp.where(h == 0, 1.0, h).astype(real_dtype(change))
             return nan_unless(is_inside, jnp.where(h == 0, f, slope))
 
-        return jax.tree.map(leaf, self.columns, f_reached)
+        return jax.tree.map(leaf, change, f_reached)
+
+    def _at(self, index, x):
+        """The state at x in [0, 1] of a step."""
+        starts, columns = (jax.tree.leaves(tree) for tree in (self.y, self.columns))
+        y1, *others = zip(*[c[index] for c in columns], strict=True)
+        y = weighted.interpolate([y[index] for y in starts], y1, others, x)
+        return jax.tree.unflatten(jax.tree.structure(self.y), y)
 
 
 class Solution(eqx.Module):

@@ -91,6 +91,13 @@ class Grid(NamedTuple):
         positions = start[self.sorted] + jnp.arange(self.block[self.sorted], dtype=jnp.int32)
         return place._replace(lanes=positions + shift.reshape(-1))
 
+    def start_of(self, place, lane):
+        """Where a lane of a block is among all lanes."""
+        start = [first + i for first, i in zip(place.start, lane, strict=True)]
+        if self.sorted is not None:
+            start[self.sorted] = lax.dynamic_index_in_dim(place.lanes, lane[self.sorted], keepdims=False)
+        return tuple(start)
+
     def take(self, leaf, axes, place):
         """The lanes of a block."""
         sorted_axis = self._sorted_axis(axes)

@@ -94,30 +94,45 @@ def _scatter(buffers, values, where, mask):
 
 
 def _write_in_turn(buffers, values, where, mask):
-    """One lane after another: XLA makes one function of a loop on a CPU only if there is no scatter in it."""
-    words = _words(mask)
+    def put(lane, buffers):
+        rows = (lax.dynamic_index_in_dim(v, lane, keepdims=True) for v in values)
+        return tuple(
+            lax.dynamic_update_slice_in_dim(b, row, where[lane], 0)
+            for b, row in zip(buffers, rows, strict=True)
+        )
 
-    def next_lane(state):
-        word, bits, buffers = state
-        lane = WORD * word + lax.population_count((bits & -bits) - 1).astype(jnp.int32)
-        lane, is_wanted = jnp.minimum(lane, len(mask) - 1), bits != 0
-
-        def put(buffer, new):
-            old = lax.dynamic_index_in_dim(buffer, where[lane], keepdims=False)
-            return lax.dynamic_update_index_in_dim(
-                buffer, jnp.where(is_wanted, new[lane], old), where[lane], 0
-            )
-
-        buffers, rest = tuple(map(put, buffers, values)), bits & (bits - 1)
-        word += rest == 0
-        return word, jnp.where(rest == 0, words[jnp.minimum(word, len(words) - 1)], rest), buffers
-
-    return while_loop(lambda s: s[0] < len(words), next_lane, (jnp.int32(0), words[0], buffers))[2]
+    return in_turn(mask, put, buffers)
 
 
-def _words(mask):
+def in_turn(mask, fn, carry, is_wanted=None):
+    """`fn(lane, carry)` for one lane of the mask after another; again while `is_wanted(lane, carry)`.
+
+    A lane is its index. XLA makes one function of a loop on a CPU only if there is no scatter in it.
+    """
+    flags = words(mask)
+
+    def all_of_word(state):
+        word, carry = state
+
+        def next_lane(state):
+            bits, carry = state
+            lane = WORD * word + lax.population_count((bits & -bits) - 1).astype(jnp.int32)
+            carry = fn(lane, carry)
+            others = bits & (bits - 1)
+            if is_wanted is not None:
+                others = jnp.where(is_wanted(lane, carry), bits, others)
+            return others, carry
+
+        return word + 1, while_loop(lambda state: state[0] != 0, next_lane, (flags[word], carry))[1]
+
+    if len(flags) == 1:
+        return all_of_word((0, carry))[1]
+    return while_loop(lambda state: state[0] < len(flags), all_of_word, (jnp.int32(0), carry))[1]
+
+
+def words(mask):
     """The flags as the bits of unsigned numbers."""
-    mask = jnp.pad(mask, (0, -len(mask) % WORD)).reshape(-1, WORD).astype(jnp.uint32)
+    mask = jnp.pad(mask.ravel(), (0, -mask.size % WORD)).reshape(-1, WORD).astype(jnp.uint32)
     return (mask << jnp.arange(WORD, dtype=jnp.uint32)).sum(axis=1, dtype=jnp.uint32)
 
 

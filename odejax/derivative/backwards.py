@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from odejax.core import leaves, rows
 from odejax.core.blocks import Grid
-from odejax.core.flow import run_if, settle, while_loop
+from odejax.core.flow import choose, run_if, settle, while_loop
 from odejax.core.transform import select, vjp
 from odejax.derivative import schedule
 from odejax.derivative.by_block import origin, walk
@@ -16,7 +16,6 @@ from odejax.derivative.record import (
     Due,
     Inputs,
     over,
-    queries_at,
     row_of,
     select_inputs,
     while_due,
@@ -66,7 +65,7 @@ def _reverse(n_directions, active, n_scratch, block, results_bar):
     y1_bar = results_bar.y1
     zeros = _zeros(inputs, active, n_directions, y1_bar)
     counts = (count - 1 for count in record.n_outputs)
-    dues = [Due.of(record, kind, count) for kind, count in enumerate(counts)]
+    dues = [Due.of(record, kind, count, step.turns) for kind, count in enumerate(counts)]
     outputs = tuple(zip(dues, zeros.queries, strict=True))
     first = [rows.read(leaf, 0) for leaf in states]
     scratch = tuple(jnp.zeros((n_scratch, *leaf.shape), leaf.dtype) for leaf in first)
@@ -86,70 +85,87 @@ class _BackwardStep:
     def __init__(self, program, n_directions, active, record, inputs, results_bar):
         self.program, self.active, self.record = program, active, record
         self.params, self.queries, self.outputs_bar = inputs.params, inputs.queries, results_bar.outputs
-        self.over_directions = over(n_directions)
+        self.n_directions, self.over_directions = n_directions, over(n_directions)
+        self.turns = program.turns()
 
     def __call__(self, n, s, y, y1_bar, params_bar, outputs):
         row, is_taken = row_of(self.record, n, s)
-        program = self.program
+        program, zero = self.program, leaves.zeros_like(y1_bar)
         y1, slopes, pull = program.scheme.linearize(row, self.params, y, self.active.params, program.lanes)
-        taken_bar = self.over_directions(
-            lambda bar: leaves.where(is_taken, bar, leaves.zeros_like(bar)), y1_bar
+        idle_bar, taken_bar = (
+            self.over_directions(partial(_only_where, mask), y1_bar) for mask in (~is_taken, is_taken)
         )
-        idle_bar = tuple(a - b for a, b in zip(y1_bar, taken_bar, strict=True))
-        zero = leaves.zeros_like(y1_bar)
-        carry = (zero, taken_bar, [zero] * len(slopes)), params_bar
+        states_bar = idle_bar, taken_bar, [zero] * len(slopes)
         new = []
         for kind, output in enumerate(outputs):
-            carry, output = self.pull_outputs(kind, n, row, (y, y1, slopes), carry, output)
-            new.append(output)
-        (y_bar, y1_bar, slopes_bar), params_bar = carry
-        p_bar, steps_bar = self.over_directions(pull, y1_bar, slopes_bar)
-        y_bar = leaves.add(leaves.add(idle_bar, y_bar), steps_bar)
-        return y_bar, leaves.add(params_bar, p_bar), tuple(new)
-
-    def pull_outputs(self, kind, n, row, states, carry, output):
-        """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters."""
-        program, active, query_active = self.program, self.active.params, self.active.queries[kind]
-
-        def all_of_step(carry):
-            (states_bar, params_bar), output = carry
-            points, points_bar, slopes_bar, pull_more = states[:2], states_bar[:2], states_bar[2], None
-            if program.uses_slopes[kind]:
-                slopes, pull_more = vjp(program.more_slopes, row, (self.params, states, ()), active, ())
-                points = (*points, *slopes)
-                zero = leaves.zeros_like(states_bar[0])
-                points_bar = (*points_bar, *slopes_bar, *[zero] * (len(slopes) - len(slopes_bar)))
-
-            def one(count, mask, carry):
-                points_bar, params_bar, queries_bar = carry
-                query = queries_at(self.queries[kind], count)
-                primals = self.params, points, query
-                fn = partial(program.output, kind)
-                pull = vjp(fn, row, primals, active, query_active)[1]
-
-                def one_direction(buffers):
-                    bar = tuple(rows.read_each(b, count) for b in buffers)
-                    return pull(settle(leaves.where(mask, bar, leaves.zeros_like(bar))))
-
-                p_bar, x_bar, q_bar = self.over_directions(one_direction, self.outputs_bar[kind])
-                queries_bar = self.over_directions(
-                    lambda b, q: rows.write_each(b, q, count, mask), queries_bar, q_bar
-                )
-                points_bar = jax.tree.map(jnp.add, points_bar, x_bar)
-                return points_bar, leaves.add(params_bar, p_bar), queries_bar
-
-            due, queries_bar = output
-            due, (points_bar, params_bar, queries_bar) = while_due(
-                self.record, kind, n, (due, (points_bar, params_bar, queries_bar)), one, -1
+            more, params_bar, output = self.pull_outputs(
+                kind, n, row, (y, y1, slopes), zero, params_bar, output
             )
-            y_bar, y1_bar, *more_bar = points_bar
-            if pull_more is not None:
-                p_bar, (y_more, y1_more, slopes_bar), _ = self.over_directions(pull_more, more_bar)
-                y_bar, y1_bar = leaves.add(y_bar, y_more), leaves.add(y1_bar, y1_more)
-                params_bar = leaves.add(params_bar, p_bar)
-            return ((y_bar, y1_bar, slopes_bar), params_bar), (due, queries_bar)
+            states_bar = jax.tree.map(jnp.add, states_bar, more)
+            new.append(output)
+        y_bar, y1_bar, slopes_bar = states_bar
+        p_bar, steps_bar = self.over_directions(pull, y1_bar, slopes_bar)
+        return leaves.add(y_bar, steps_bar), leaves.add(params_bar, p_bar), tuple(new)
 
-        return run_if((output[0].step == n).any(), all_of_step, (carry, output))
+    def pull_outputs(self, kind, n, row, states, zero, params_bar, output):
+        """What the outputs of one kind in step n pass back to (y, y1, slopes) and the parameters.
+
+        The continuous extension is pulled back once, for all of them.
+        """
+        program, (y, y1, slopes) = self.program, states
+        n_columns = len(program.method.NESTED) if program.uses_columns[kind] else 0
+        is_any_due = self.turns.any(output[0].step == n)
+
+        def linearized():
+            return vjp(program.columns, row, (self.params, states, ()), self.active.params, ())
+
+        def all_of_step(state):
+            points = (y, y1, *(linearized()[0] if n_columns else ()))
+            one = partial(self.pull_output, kind, row, points)
+            return while_due(self.record, kind, n, state, one, -1, self.turns)
+
+        due, queries_bar = output
+        start = due, ((zero,) * (2 + n_columns), params_bar, queries_bar)
+        due, (points_bar, params_bar, queries_bar) = run_if(is_any_due, all_of_step, start)
+        y_bar, y1_bar, *columns_bar = points_bar
+        states_bar = y_bar, y1_bar, [zero] * len(slopes)
+        if n_columns:
+
+            def pulled():
+                return self.over_directions(linearized()[1], columns_bar)[:2]
+
+            def nothing():
+                return jax.tree.map(jnp.zeros_like, jax.eval_shape(pulled))
+
+            p_bar, more = choose(is_any_due, pulled, nothing)
+            states_bar, params_bar = jax.tree.map(jnp.add, states_bar, more), leaves.add(params_bar, p_bar)
+        return states_bar, params_bar, (due, queries_bar)
+
+    def pull_output(self, kind, row, points, lanes, mask, count, carry):
+        """What one output of each of the lanes passes back to `points`, the parameters and its query."""
+        points_bar, params_bar, queries_bar = carry
+        program, d = self.program, self.n_directions
+        query = lanes.read(self.queries[kind], count)
+        primals = program.params_of(lanes, self.params), lanes.take(points), query
+        fn = partial(program.output, kind)
+        pull = vjp(fn, lanes.take(row), primals, self.active.params, self.active.queries[kind])[1]
+
+        def one_direction(buffers):
+            return pull(settle(_only_where(mask, lanes.read(buffers, count))))
+
+        p_bar, x_bar, q_bar = self.over_directions(one_direction, self.outputs_bar[kind])
+        queries_bar = self.over_directions(lambda b, q: lanes.write(b, q, count, mask), queries_bar, q_bar)
+        x_bar = jax.tree.map(jnp.add, lanes.take(points_bar, d), x_bar)
+        axes = program.params_axes_of(self.active, d)
+        params_bar = tuple(
+            lanes.put_at(x, lanes.at(x, a) + new, a)
+            for x, new, a in zip(params_bar, p_bar, axes, strict=True)
+        )
+        return lanes.put(points_bar, x_bar, d), params_bar, queries_bar
+
+
+def _only_where(mask, state):
+    return leaves.where(mask, state, leaves.zeros_like(state))
 
 
 def _state_at(program, record, params, states, capacity, stride, n, n_kept, kept_at, kept):

@@ -1,5 +1,6 @@
 """Recorded solves walked block by block: what of the record, the inputs and the results a block has."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from odejax.core import blocks, rows
 from odejax.core.blocks import Grid
 from odejax.core.rows import Rows, Window
-from odejax.derivative.lanes import axes_of
+from odejax.derivative.lanes import axes_of, map_rows
 from odejax.derivative.record import Inputs
 
 
@@ -40,16 +41,31 @@ def walk(fn, static, record, inputs, directions, init, in_blocks, combine):
 
     Its results are put into `init()`, or added to it, as `combine`, a method of `Grid`, does.
     """
-    program = static.program
+    program = static.program.on_cpu(in_blocks)
     grid = Grid.of(program.lanes, program.most_lanes, static.is_recorded)
+    turns, n_directions = program.turns(), static.n_directions
+    inputs = map_rows(turns.lanes_first, inputs)
+    directions = map_rows(partial(turns.lanes_first, before=n_directions), directions)
+    record = record._replace(output_step=tuple(map(turns.lanes_first, record.output_step)))
     if grid.is_one or not in_blocks:
         steps = _steps(record, record.codes, record.states, jnp.ones(program.lanes, bool))
-        return fn(Block(program, steps, inputs), directions)
+        results = fn(Block(program, steps, inputs), directions)
+    else:
+        first = map_rows(partial(turns.lanes_first, before=n_directions), init())
+        static = static._replace(program=program)
+        results = _one_by_one(fn, static, grid, record, inputs, directions, first, combine)
+    return map_rows(partial(turns.rows_first, before=n_directions), results)
+
+
+def _one_by_one(fn, static, grid, record, inputs, directions, first, combine):
+    """The results of one block after another."""
+    program = static.program
     levels = tuple(range(len(program.lanes)))
-    in_rows = tuple(level + 1 for level in levels)
-    first = init()
-    input_axes = program.axes_of(inputs)
-    directions_axes, result_axes = _axes_of(static, directions), _axes_of(static, first)
+    in_rows = tuple(level + (not program.takes_turns) for level in levels)
+    input_axes = _axes_of(program, inputs)
+    directions_axes, result_axes = (
+        _axes_of(program, tree, static.active, static.n_directions) for tree in (directions, first)
+    )
 
     def one(place, total):
         def take(x, axes):
@@ -64,7 +80,7 @@ def walk(fn, static, record, inputs, directions, init, in_blocks, combine):
         part = record._replace(
             n_steps=grid.at(record.n_steps, levels, place),
             unit=take(record.unit, levels),
-            stops=take(record.stops, in_rows),
+            stops=take(record.stops, tuple(level + 1 for level in levels)),
             output_step=tuple(take(x, in_rows) for x in record.output_step),
             n_outputs=tuple(take(x, levels) for x in record.n_outputs),
             has_failed=take(record.has_failed, levels),
@@ -80,13 +96,14 @@ def walk(fn, static, record, inputs, directions, init, in_blocks, combine):
     return grid.each(one, record.shift, first)
 
 
-def _axes_of(static, tree):
-    """Where active `Inputs` or `Results`, in each direction, have their lanes; see `blocks.Axes`."""
+def _axes_of(program, tree, active=None, n_directions=0):
+    """Where (active) `Inputs` or `Results`, in each direction, have their lanes; see `blocks.Axes`."""
     if isinstance(tree, Inputs):
-        return static.program.axes_of(tree, static.active, static.n_directions)
-    levels = range(len(static.program.lanes))
-    first = axes_of(tree, static.n_directions)
-    return jax.tree.map(lambda axis: tuple(axis + level for level in levels), first)
+        axes = program.axes_of(tree, active, n_directions)
+    else:
+        levels = range(len(program.lanes))
+        axes = jax.tree.map(lambda axis: tuple(axis + level for level in levels), axes_of(tree, n_directions))
+    return map_rows(lambda axis: axis - program.takes_turns, axes)
 
 
 def _steps(record, codes, states, is_own):

@@ -8,17 +8,17 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from odejax.core import leaves, rows
+from odejax.core import leaves
 from odejax.core.blocks import Grid
 from odejax.core.flow import run_if, while_loop
 from odejax.core.transform import jvp
+from odejax.core.turns import ALL_LANES
 from odejax.derivative.by_block import origin, walk
 from odejax.derivative.lanes import record_for
 from odejax.derivative.record import (
     Due,
     Results,
     over,
-    queries_at,
     row_of,
     while_due,
 )
@@ -41,36 +41,43 @@ def tangents(static, record, inputs, inputs_dot, in_blocks):
 def _tangents(n_directions, active, block, inputs_dot):
     """The tangents of a block."""
     program, record, (y0, params, queries) = block
+    turns = program.turns()
     over_directions = over(n_directions)
 
-    def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=()):
+    def derivative(fn, row, points, points_dot, query=(), query_dot=(), query_active=(), lanes=ALL_LANES):
         """`fn(row, params, points, query)` differentiated in each direction."""
+        axes = program.params_axes_of(active, n_directions)
+        params_dot = tuple(map(lanes.at, inputs_dot.params, axes))
 
         def one(points_dot, params_dot, query_dot):
-            primals, dots = (params, points, query), (params_dot, points_dot, query_dot)
+            primals = program.params_of(lanes, params), points, query
+            dots = params_dot, points_dot, query_dot
             return jvp(fn, row, primals, dots, active.params, query_active)[1]
 
-        return over_directions(one, points_dot, inputs_dot.params, query_dot)
+        return over_directions(one, points_dot, params_dot, query_dot)
 
     def give(kind, n, row, states, states_dot, output):
         """The outputs of one kind that belong to step n."""
 
         def all_of_step(output):
             points, points_dot = states[:2], states_dot[:2]
-            if program.uses_slopes[kind]:
-                points = (*points, *program.more_slopes(row, params, states))
-                points_dot = (*points_dot, *derivative(program.more_slopes, row, states, states_dot))
+            if program.uses_columns[kind]:
+                points = (*points, *program.columns(row, params, states))
+                points_dot = (*points_dot, *derivative(program.columns, row, states, states_dot))
 
-            def one(count, mask, buffers):
-                query = queries_at(queries[kind], count)
-                query_dot = over_directions(lambda q: queries_at(q, count), inputs_dot.queries[kind])
+            def one(lanes, mask, count, buffers):
+                query = lanes.read(queries[kind], count)
+                query_dot = over_directions(lambda q: lanes.read(q, count), inputs_dot.queries[kind])
                 fn = partial(program.output, kind)
-                out = derivative(fn, row, points, points_dot, query, query_dot, active.queries[kind])
-                return over_directions(lambda b, o: rows.write_each(b, o, count, mask), buffers, out)
+                of_lanes = lanes.take(points), lanes.take(points_dot, n_directions)
+                out = derivative(
+                    fn, lanes.take(row), *of_lanes, query, query_dot, active.queries[kind], lanes
+                )
+                return over_directions(lambda b, o: lanes.write(b, o, count, mask), buffers, out)
 
-            return while_due(record, kind, n, output, one, 1)
+            return while_due(record, kind, n, output, one, 1, turns)
 
-        return run_if((output[0].step == n).any(), all_of_step, output)
+        return run_if(turns.any(output[0].step == n), all_of_step, output)
 
     def step(carry):
         n, s, y, y_dot, outputs = carry
@@ -85,7 +92,7 @@ def _tangents(n_directions, active, block, inputs_dot):
 
     directions, none = inputs_dot.y0[0].shape[:n_directions], jnp.zeros(program.lanes, jnp.int32)
     outputs = tuple(
-        (Due.of(record, kind, none), _nan_outputs(program, kind, record, directions))
+        (Due.of(record, kind, none, turns), _nan_outputs(program, kind, record, directions))
         for kind in range(len(program.outputs))
     )
     start = jnp.int32(0), origin(record), y0, inputs_dot.y0, outputs
@@ -97,9 +104,10 @@ def _tangents(n_directions, active, block, inputs_dot):
 
 def _nan_outputs(program, kind, record, directions):
     """A buffer for each leaf of one kind of output, without a number in it."""
-    n_rows = record.output_step[kind].shape[0]
+    turns, d = program.turns(), len(directions)
+    n_rows = record.output_step[kind].shape[turns.row_axis]
     return tuple(
-        jnp.full((*directions, n_rows, *program.lanes, *x.shape), jnp.nan, x.dtype)
+        turns.lanes_first(jnp.full((*directions, n_rows, *program.lanes, *x.shape), jnp.nan, x.dtype), d)
         for x in program.output_shapes[kind]
     )
 

@@ -124,7 +124,7 @@ def static_in_lanes(static, size, params_mapped, record):
 
 def axes_of(tree, n_directions):
     """Where the lane axis of each result is: in rows, behind the row axis."""
-    return _map_rows(lambda axis: axis + 1, jax.tree.map(lambda _: n_directions, tree))
+    return map_rows(lambda axis: axis + 1, jax.tree.map(lambda _: n_directions, tree))
 
 
 def mask_of(active, flags):
@@ -148,12 +148,12 @@ class Lift:
     def linear(self, tree):
         """Directions as lanes: in rows, behind the row axis."""
         d = len(self.sizes)
-        return _map_rows(lambda x: jnp.moveaxis(x, d, 0), tree)
+        return map_rows(lambda x: jnp.moveaxis(x, d, 0), tree)
 
     def back(self, tree):
         """Lanes as directions again."""
         d = len(self.sizes)
-        return _map_rows(lambda x: jnp.moveaxis(x, 0, d), tree)
+        return map_rows(lambda x: jnp.moveaxis(x, 0, d), tree)
 
     def shared(self, inputs, is_lifted):
         """Inputs that are the same in all directions; `is_lifted` says which parameters become lanes."""
@@ -169,7 +169,7 @@ class Lift:
         return jnp.broadcast_to(x, shape)
 
 
-def _map_rows(fn, tree):
+def map_rows(fn, tree):
     """`fn` of what `Inputs` or `Results` have in rows, their last field."""
     *others, rows = tree
     return type(tree)(*others, jax.tree.map(fn, rows))

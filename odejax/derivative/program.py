@@ -16,9 +16,9 @@ from jax import lax
 
 from odejax.core import jaxprs, leaves
 from odejax.core.blocks import MOST_LANES
-from odejax.core.flow import settle
 from odejax.core.transform import Doubled, LaneFunction, Lanes, select
-from odejax.derivative.record import Inputs
+from odejax.core.turns import Turns
+from odejax.derivative.record import Active, Inputs
 from odejax.derivative.scheme import Scheme, in_a_row
 from odejax.stepping import weighted
 from odejax.tableaus import Tableau
@@ -85,33 +85,33 @@ class Slope:
 
 @dataclass(frozen=True)
 class Output:
-    """What one output of a step is, from all that the step computed: `state` is (y, y1, *slopes) in a row.
+    """What one output of a step is: `state` is (y, y1, *columns of the continuous extension) in a row.
 
     With a query (t,) the state at that time, without one that at the end of the step; either as `save`
-    makes it, after its time. `save` None: the step itself, as (t, t1, y, coefficients of x^j).
+    makes it, after its time. `save` None: the step itself, as (t, t1, y, columns with y1 before them).
     """
 
-    method: Tableau
+    n_columns: int
     save: JaxprFunction | None
     is_timed: bool
 
     @property
-    def uses_slopes(self):
-        """Does it need the slopes of the step, those for dense output included?"""
+    def uses_columns(self):
+        """Does it need the continuous extension?"""
         return self.is_timed or self.save is None
 
     def __call__(self, row, params, state, query):
         t0, t1, *theta = params
         t, h = step_times(row, t0, t1)
-        n = 2 if not self.uses_slopes else 2 + len(self.method.P)
+        n = 2 + self.n_columns * self.uses_columns
         size = len(state) // n
-        y, y1, *slopes = (state[i * size : (i + 1) * size] for i in range(n))
+        y, y1, *columns = (state[i * size : (i + 1) * size] for i in range(n))
         if self.save is None:
-            return dense_row(t, t + h, y, weighted.polynomial(self.method, y, None, slopes))
+            return dense_row(t, t + h, y, y1, columns)
         if not self.is_timed:
             return (t + h, *self.save(t + h, theta, y1))
         x = position(query[0] - t0 - direction(t0, t1) * row[0], h)
-        return self.save(query[0], theta, weighted.interpolate(self.method, y, y1, None, slopes, x, settle))
+        return self.save(query[0], theta, weighted.interpolate(y, y1, columns, x))
 
 
 def position(elapsed, h):
@@ -119,9 +119,9 @@ def position(elapsed, h):
     return jnp.where(h == 0, 0.0, elapsed / jnp.where(h == 0, 1.0, h))
 
 
-def dense_row(t, t1, y, columns):
-    """A step as (t, t1, y, coefficients): each coefficient leaf has the powers of theta first."""
-    return (t, t1, *y, *(jnp.stack(c, axis=t.ndim) for c in zip(*columns, strict=True)))
+def dense_row(t, t1, y, y1, columns):
+    """A step as (t, t1, y, columns): those of each leaf are stacked, with y1 first."""
+    return (t, t1, *y, *(jnp.stack(c, axis=t.ndim) for c in zip(y1, *columns, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,13 @@ class Program:
     method: Tableau
     scheme: Scheme
     outputs: tuple[LaneFunction, ...]
-    uses_slopes: tuple[bool, ...]  # for each kind of output: see `Output`
+    uses_columns: tuple[bool, ...]  # for each kind of output: see `Output`
     output_shapes: tuple[tuple[jax.ShapeDtypeStruct, ...], ...]  # of one lane, for each kind of output
     lanes: tuple[int, ...] = ()
     params_axes: tuple[tuple[int | None, ...], ...] = ()  # of each parameter, for each level of lanes
     n_doublings: int = 0
     most_lanes: int = MOST_LANES  # in a block
+    takes_turns: bool = False  # are outputs evaluated for one lane after another?
 
     def in_lanes(self, size, params_axes):
         """The program of `size` lanes."""
@@ -148,6 +149,18 @@ class Program:
             params_axes=(params_axes, *self.params_axes),
         )
 
+    def on_cpu(self, is_cpu):
+        """The program as a CPU runs it: outputs that few lanes want, of scalars, lane after lane."""
+        return replace(self, takes_turns=is_cpu and bool(self.lanes) and self.most_lanes <= MOST_LANES)
+
+    def params_of(self, lanes, params):
+        """The parameters of some lanes."""
+        return tuple(lanes.at(x, self.lane_axes(i)) for i, x in enumerate(params))
+
+    def turns(self, grid=None, place=None):
+        """How lanes, or those of a block, get their outputs."""
+        return Turns(self.takes_turns, self.lanes, grid, place)
+
     def of_block(self, grid):
         """The program of one block of lanes."""
         return replace(self, lanes=grid.block)
@@ -155,15 +168,18 @@ class Program:
     def axes_of(self, inputs, active=None, n_directions=0):
         """Where `inputs`, all or the active ones, have their lanes; see `blocks.Axes`."""
         d, levels = n_directions, range(len(self.lanes))
-        params = (
-            range(len(inputs.params)) if active is None else [i for i, a in enumerate(active.params) if a]
-        )
+        active = active or Active((True,) * len(inputs.params), ())
         in_rows = tuple(d + 1 + level for level in levels)
         return Inputs(
             jax.tree.map(lambda _: tuple(d + level for level in levels), inputs.y0),
-            tuple(tuple(None if a is None else d + a for a in self.lane_axes(i)) for i in params),
+            self.params_axes_of(active, d),
             jax.tree.map(lambda _: in_rows, inputs.queries),
         )
+
+    def params_axes_of(self, active, n_directions):
+        """Where the active parameters have their lanes."""
+        axes = (self.lane_axes(i) for i, is_active in enumerate(active.params) if is_active)
+        return tuple(tuple(None if a is None else n_directions + a for a in x) for x in axes)
 
     def lane_axes(self, param):
         """Where a parameter has its axes, for each level of lanes."""
@@ -188,10 +204,11 @@ class Program:
         """The new state of a step, and the slopes it is made of."""
         return self.scheme.advance(row, params, y)
 
-    def more_slopes(self, row, params, states, query=()):
-        """All slopes of a step from (y, y1, its slopes), those that only outputs need included."""
-        return self.scheme.more_slopes(row, params, *states)
+    def columns(self, row, params, states, query=()):
+        """What the continuous extension of a step is made of, from (y, y1, its slopes)."""
+        y, y1, _ = states
+        return weighted.columns(self.method, y, y1, None, self.scheme.more_slopes(row, params, *states))
 
     def output(self, kind, row, params, states, query):
-        """One output from (y, y1, *slopes)."""
+        """One output from (y, y1, *columns)."""
         return self.outputs[kind](row, params, in_a_row(states, self.n_doublings), query)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from odejax.core import codes, rows
-from odejax.core.flow import settle, while_loop
+from odejax.core.flow import settle
 from odejax.core.transform import select
 
 Leaves = tuple[Any, ...]  # arrays; in rules for primitives also their shapes or axes
@@ -88,10 +88,6 @@ def over(n_directions):
     return over_directions
 
 
-def queries_at(queries, count):
-    return tuple(rows.read_each(q, count) for q in queries)
-
-
 class Due(NamedTuple):
     """The output that comes next, lane by lane."""
 
@@ -99,20 +95,35 @@ class Due(NamedTuple):
     step: jax.Array  # the step that gave it; -1: there is none
 
     @classmethod
-    def of(cls, record, kind, count):
-        is_given = (count >= 0) & (count < record.n_outputs[kind])
-        return cls(count, jnp.where(is_given, rows.read_each(record.output_step[kind], count), -1))
+    def of(cls, record, kind, count, turns):
+        """That of number `count`."""
+        step = turns.read_all(record.output_step[kind], count)
+        return cls(count, _if_given(step, count, record.n_outputs[kind]))
+
+    def after(self, lanes, count, record, kind):
+        """Number `count` is next for these lanes."""
+        (step,) = lanes.read((record.output_step[kind],), count)
+        step = _if_given(step, count, lanes.take(record.n_outputs[kind]))
+        return Due(*lanes.put(tuple(self), (count, step)))
 
 
-def while_due(record, kind, n, state, one, increment):
-    """Lets `one(count, is_due, carry)` treat the outputs of step n, lane by lane in the order of `increment`.
+def _if_given(step, count, n_outputs):
+    return jnp.where((count >= 0) & (count < n_outputs), step, -1)
+
+
+def while_due(record, kind, n, state, one, increment, turns):
+    """Lets `one(lanes, mask, count, carry)` treat the outputs of step n, in the order of `increment`.
 
     `state` is (due, carry).
     """
 
-    def body(state):
-        due, carry = state
-        is_due = due.step == n
-        return Due.of(record, kind, due.count + increment * is_due), one(due.count, is_due, carry)
+    def wants(lanes, state):
+        return lanes.take(state[0].step) == n
 
-    return while_loop(lambda state: (state[0].step == n).any(), body, state)
+    def treat(lanes, mask, state):
+        due, carry = state
+        count = settle(lanes.take(due.count))
+        carry = one(lanes, mask, count, carry)
+        return due.after(lanes, count + increment * mask, record, kind), carry
+
+    return turns.repeat(wants, treat, state)

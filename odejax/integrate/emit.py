@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from odejax.core import rows
-from odejax.core.flow import run_if, while_loop
+from odejax.core.flow import run_if, settle
+from odejax.core.turns import ALL_LANES
 from odejax.derivative.program import dense_row, position
 from odejax.stepping import explicit, weighted
 
@@ -16,18 +16,19 @@ class Emitted(NamedTuple):
 
     count: jax.Array  # how many
     next: jax.Array | None  # the time of the next one, if they have times; infinity after the last one
-    buffers: tuple[Any, ...]  # (rows, lanes, ...), NaN where not yet given
+    buffers: tuple[Any, ...]  # (rows, lanes, ...), see `Turns`; NaN where not yet given
     step: Any  # (rows, lanes): the recorded step of each
 
 
-def init(plan, kind, times, is_recorded):
+def init(plan, kind, next_time, is_recorded):
     """No outputs yet."""
-    lanes, n_rows = plan.lanes, plan.outputs[kind].count
+    lanes, n_rows, turns = plan.lanes, plan.outputs[kind].count, plan.program.turns()
     buffers = tuple(
-        jnp.full((n_rows, *lanes, *x.shape), jnp.nan, x.dtype) for x in plan.program.output_shapes[kind]
+        turns.lanes_first(jnp.full((n_rows, *lanes, *x.shape), jnp.nan, x.dtype))
+        for x in plan.program.output_shapes[kind]
     )
-    step = jnp.zeros((n_rows, *lanes), jnp.int32) if is_recorded else None
-    return Emitted(jnp.zeros(lanes, jnp.int32), None if times is None else times[0], buffers, step)
+    step = turns.lanes_first(jnp.zeros((n_rows, *lanes), jnp.int32)) if is_recorded else None
+    return Emitted(jnp.zeros(lanes, jnp.int32), next_time, buffers, step)
 
 
 def emit(loop, kind, old, emitted, step, is_accepted, n):
@@ -35,16 +36,19 @@ def emit(loop, kind, old, emitted, step, is_accepted, n):
     output = loop.plan.outputs[kind]
     if output.is_timed:
         return _emit_timed(loop, kind, old, emitted, step, is_accepted, n)
-    mask = is_accepted & (emitted.count < output.count)
     t = loop.t0 + loop.sign * step.s
     t1 = jnp.where(step.s1 == loop.length, loop.t1, t + step.h)
     if output.save is None:
         slopes = _with_extra(loop, old, step, t)
-        columns = weighted.polynomial(loop.method, old.y, step.unit, slopes)
-        values = dense_row(t, t1, old.y, columns)
+        columns = weighted.columns(loop.method, old.y, step.y1, step.unit, slopes)
+        values = dense_row(t, t1, old.y, step.y1, columns)
     else:
         values = (t1, *output.save((t1,), loop.params, step.y1, ()))
-    return _write(emitted, values, None, mask, n)
+
+    def write(lanes, mask, emitted):
+        return _written(lanes, mask, emitted, lanes.take(emitted.count), lanes.take(values), None, n)
+
+    return loop.turns.once(is_accepted & (emitted.count < output.count), write, emitted)
 
 
 def needs_extra(loop, old, outputs):
@@ -59,41 +63,56 @@ def needs_extra(loop, old, outputs):
 
 
 def _emit_timed(loop, kind, old, emitted, step, is_accepted, n):
-    output, times, query = loop.plan.outputs[kind], loop.times[kind], loop.queries[kind][0]
+    output, (times, *query), turns = loop.plan.outputs[kind], loop.wanted[kind], loop.turns
     t = loop.t0 + loop.sign * step.s
 
-    def is_due(emitted):
-        return is_accepted & (emitted.next <= step.s1)
+    def is_due(lanes, emitted):
+        return lanes.take(is_accepted) & (lanes.take(emitted.next) <= lanes.take(step.s1))
 
     def emit_all(emitted):
-        slopes = _with_extra(loop, old, step, t)
+        slopes, dear = _with_extra(loop, old, step, t), None
+        if turns.are_taken:
+            dear = settle(weighted.dear_columns(loop.method, step.unit, slopes))
 
-        def emit_one(emitted):
-            theta = loop.settle_slope(position(loop.sign * (emitted.next - step.s), step.h))
-            y = weighted.interpolate(loop.method, old.y, step.y1, step.unit, slopes, theta, loop.settle_slope)
-            values = output.save((rows.read_each(query, emitted.count),), loop.params, y, ())
-            mask, after = is_due(emitted), emitted.count + 1
-            later = jnp.where(after < output.count, rows.read_each(times, after), jnp.inf)
-            return _write(emitted, values, jnp.where(mask, later, emitted.next), mask, n)
+        def emit_one(lanes, mask, emitted):
+            count, time = settle(lanes.take((emitted.count, emitted.next)))
+            sign, s, h, y, y1, of_columns = lanes.take(
+                (loop.sign, step.s, step.h, old.y, step.y1, (step.unit, slopes, dear))
+            )
+            theta = loop.settle_slope(position(sign * (time - s), h))
+            y = weighted.interpolate(y, y1, weighted.columns(loop.method, y, y1, *of_columns), theta)
+            values = output.save(
+                lanes.read(query, count), loop.plan.program.params_of(lanes, loop.params), y, ()
+            )
+            (later,) = lanes.read((times,), count + 1)
+            later = jnp.where(count + 1 < output.count, later, jnp.inf)
+            return _written(lanes, mask, emitted, count, values, jnp.where(mask, later, time), n)
 
-        return while_loop(lambda e: is_due(e).any(), emit_one, emitted)
+        return turns.repeat(is_due, emit_one, emitted)
 
-    if loop.method.n_extra:
-        return run_if(is_due(emitted).any(), emit_all, emitted)
-    return emit_all(emitted)
+    if not (loop.method.n_extra or turns.are_taken):
+        return emit_all(emitted)
+    return run_if(turns.any(is_due(ALL_LANES, emitted)), emit_all, emitted)
 
 
 def _with_extra(loop, old, step, t):
+    """All slopes of the step."""
+
     def slope(c, y):
         return loop.field(t + c * step.h, y)
 
     return explicit.extra_stages(loop.method, slope, old.y, step.h, step.slopes)
 
 
-def _write(emitted, values, later, mask, n):
-    count, buffers, step = emitted.count, emitted.buffers, emitted.step
-    if step is None:
-        return Emitted(count + mask, later, rows.write_each(buffers, values, count, mask), None)
-    n = jnp.broadcast_to(n, count.shape).astype(jnp.int32)
-    *buffers, step = rows.write_each((*buffers, step), (*values, n), count, mask)
-    return Emitted(count + mask, later, tuple(buffers), step)
+def _written(lanes, mask, emitted, count, values, later, n):
+    """The outputs so far, and `values` in the lanes of the mask."""
+    buffers = emitted.buffers
+    if emitted.step is not None:
+        n = jnp.broadcast_to(n, count.shape).astype(jnp.int32)
+        buffers, values = (*buffers, emitted.step), (*values, n)
+    buffers, step = lanes.write(buffers, values, count, mask), None
+    if emitted.step is not None:
+        *buffers, step = buffers
+    if later is not None:
+        later = lanes.put(emitted.next, later)
+    return Emitted(lanes.put(emitted.count, count + mask), later, tuple(buffers), step)

@@ -27,14 +27,19 @@ CONSTANT_STEP_STRETCH = 1 + 1e-6  # the same for steps of given size: rounding o
 class Loop:
     """The pieces of the loop's body, over what does not change in it."""
 
-    def __init__(self, plan, inputs, numbers, share=(0, 1)):
+    def __init__(self, plan, inputs, numbers, share=(0, 1), turns=None):
         self.plan, self.numbers = plan, numbers
+        self.turns = turns or plan.program.turns()  # for outputs
         self.share = share  # how many blocks of how many are done
         self.y0, self.params, self.queries = inputs
         self.t0, t1 = self.params[:2]
         self.t1, self.length = t1, jnp.abs(t1 - self.t0)
         self.sign = direction(self.t0, t1)
         self.times = tuple(self.sign * (q[0] - self.t0) if q else None for q in self.queries)
+        self.wanted = tuple(
+            tuple(map(self.turns.lanes_first, (times, *q))) if q else ()
+            for times, q in zip(self.times, self.queries, strict=True)
+        )
         self.unit = self.length if plan.is_adaptive else jnp.abs(numbers.controller.h)
         stops = [times for times in self.times if times is not None] if plan.stops_at_outputs else []
         self.stops = jnp.concatenate([*stops, self.length[None]])
@@ -63,7 +68,8 @@ class Loop:
         counts = (count, count, count + n_evals, count, count, count, count)
         stats = Stats(*counts, min_step=jnp.full_like(zero, jnp.inf), min_step_at=zero, stiffness=zero)
         outputs = tuple(
-            emit.init(self.plan, kind, times, self.plan.is_recorded) for kind, times in enumerate(self.times)
+            emit.init(self.plan, kind, None if times is None else times[0], self.plan.is_recorded)
+            for kind, times in enumerate(self.times)
         )
         return Carry(
             zero,
@@ -258,13 +264,13 @@ class Loop:
         counts = tuple(e.count for e in carry.outputs)
         record = None
         if carry.tape is not None:
-            steps = tuple(e.step for e in carry.outputs)
+            steps = tuple(self.turns.rows_first(e.step) for e in carry.outputs)
             tape = carry.tape
             unit = self.unit + 0 * self.t0
             record = Record(
                 n_steps, shift, tape.codes, unit, self.stops, tape.states, steps, counts, has_failed
             )
-        outputs = tuple(e.buffers for e in carry.outputs)
+        outputs = tuple(tuple(map(self.turns.rows_first, e.buffers)) for e in carry.outputs)
         has_begun = carry.status != Status.NON_FINITE_START
         y = leaves.where(has_begun, carry.y, self.y0)
         k = leaves.where(has_begun, self.plan.attempt.slope(self, carry), self.k0)

@@ -1,6 +1,7 @@
 """A solve of all its lanes: at once, or one block after another."""
 
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from odejax.integrate.state import Numbers, Solved, Tape
 
 def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
     """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
+    plan = replace(plan, program=plan.program.on_cpu(in_blocks))
     loop, grid = Loop(plan, inputs, numbers), Grid.of(plan.lanes, plan.program.most_lanes)
     carry = loop.start()
     shift = jnp.zeros(plan.lanes, jnp.int32)
@@ -35,8 +37,10 @@ def _in_blocks(plan, grid, inputs, numbers, shift, start):
     """What the loops over all blocks leave, and the rows they recorded, at the position of each lane."""
     lanes, in_rows = tuple(range(len(grid.lanes))), tuple(range(1, 1 + len(grid.lanes)))
     start, tape, told = start._replace(tape=None, percent_told=None), start.tape, start.percent_told
+    # Lanes that take turns write to the buffers themselves.
+    in_buffers = (None,) * len(lanes) if plan.program.takes_turns else in_rows
     outputs = tuple(
-        jax.tree.map(lambda _: in_rows, e)._replace(count=lanes, next=e.next if e.next is None else lanes)
+        jax.tree.map(lambda _: in_buffers, e)._replace(count=lanes, next=e.next if e.next is None else lanes)
         for e in start.outputs
     )
     axes = jax.tree.map(lambda _: lanes, start)._replace(outputs=outputs)
@@ -50,8 +54,11 @@ def _in_blocks(plan, grid, inputs, numbers, shift, start):
             return grid.take(x, axes, place)
 
         of_block = [blocks.tree_map(take, x, a) for x, a in ((inputs, input_axes), (numbers, number_axes))]
-        loop = Loop(plan.of_block(grid), *of_block, share=(n_done, n_blocks))
-        begin = blocks.tree_map(take, start, axes)
+        of_one = plan.of_block(grid)
+        loop = Loop(of_one, *of_block, share=(n_done, n_blocks), turns=of_one.program.turns(grid, place))
+        begin = blocks.tree_map(
+            lambda x, axes, now: take(x, axes) if _has_lanes(axes) else now, start, axes, carry
+        )
         status = jnp.where(place.is_own, begin.status, Status.SUCCESS)
         window = None
         if tape is not None:
@@ -60,7 +67,7 @@ def _in_blocks(plan, grid, inputs, numbers, shift, start):
         end = loop.run(begin._replace(status=status, tape=window, percent_told=told))
         progress.count_lanes(plan.on_progress, place.is_own.sum())
         carry = blocks.tree_map(
-            lambda x, a, part: grid.put(x, part, a, place),
+            lambda x, axes, part: grid.put(x, part, axes, place) if _has_lanes(axes) else part,
             carry,
             axes,
             end._replace(tape=None, percent_told=None),
@@ -75,3 +82,7 @@ def _in_blocks(plan, grid, inputs, numbers, shift, start):
     state = jnp.int32(0), start, tape, told, n_steps
     _, carry, tape, told, n_steps = grid.each(one, shift, state)
     return carry._replace(tape=tape, percent_told=told), n_steps
+
+
+def _has_lanes(axes):
+    return any(axis is not None for axis in axes)

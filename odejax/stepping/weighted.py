@@ -15,28 +15,51 @@ def errors(method, h, slopes):
     return [leaves.combine(zero, h, row, slopes) for row in method.E]
 
 
-def interpolate(method, y, y1, h, slopes, theta, settle):
+FEW = 2  # slopes: sums of more are dear
+
+
+def columns(method, y, y1, h, slopes, dear=None):
+    """What the continuous extension is made of besides y and y1, see `Tableau.NESTED`."""
+    change = tuple(map(lax.sub, y1, y))
+    dear = iter(dear_columns(method, h, slopes) if dear is None else dear)
+    out = []
+    for share, row in method.NESTED:
+        of_change = tuple(leaves.times(x, share) for x in change)
+        if not _is_dear(row):
+            out.append(leaves.combine(of_change, h, row, slopes))
+        else:
+            out.append(leaves.add(of_change, next(dear)) if share else next(dear))
+    return out
+
+
+def dear_columns(method, h, slopes):
+    """What of `columns` is sums of many slopes."""
+    zero = leaves.zeros_like(slopes[0])
+    return [leaves.combine(zero, h, row, slopes) for _, row in method.NESTED if _is_dear(row)]
+
+
+def _is_dear(row):
+    return sum(w != 0 for w in row) > FEW
+
+
+def interpolate(y, y1, columns, theta):
     """The continuous extension at `theta` in [0, 1], a value per lane.
 
-    At 1, where a polynomial's terms cancel, it is y1 to the last bit, its derivatives by slopes are those
-    of y1, and those by theta stay. `settle` is for the weights of the slopes, which all leaves share.
+    y + x (y1 - y + (1 - x) (c_0 + x (c_1 + (1 - x) (c_2 + ...)))), counted from the nearer end, which it
+    meets to the last bit.
     """
-    is_end = theta == 1
-    at_end = (*method.B, *[0.0] * (len(slopes) - len(method.B)))
-    terms = [(row, b, k) for row, b, k in zip(method.P, at_end, slopes, strict=True) if any(row)]
-    weights = []
-    for row, b, _ in terms:
-        w = _polynomial(row, theta)
-        w = jnp.where(is_end, b + (w - lax.stop_gradient(w)), w)
-        weights.append(w if h is None else h * w)
-    weights = settle(weights)
     out = []
-    for index, leaf in enumerate(y):
-        total = leaf
-        for w, (_, _, k) in zip(weights, terms, strict=True):
-            total += leaves.along(w, leaf).astype(leaves.real_dtype(leaf)) * k[index]
-        value = jnp.where(leaves.along(is_end, leaf), y1[index], total)
-        out.append(lax.stop_gradient(value) + (total - lax.stop_gradient(total)))
+    for index, (start, end) in enumerate(zip(y, y1, strict=True)):
+        x = leaves.along(theta, start).astype(leaves.real_dtype(start))
+        is_early = x < 0.5
+        near, elapsed = jnp.where(is_early, start, end), jnp.where(is_early, x, x - 1)
+        change = elapsed * (end - start)
+        if columns:
+            *others, bulge = [c[index] for c in columns]
+            for j in reversed(range(len(others))):
+                bulge = others[j] + (1 - x if j % 2 else x) * bulge
+            change += x * (1 - x) * bulge
+        out.append(near + change)
     return tuple(out)
 
 
@@ -45,11 +68,3 @@ def polynomial(method, y, h, slopes):
     zero = leaves.zeros_like(y)
     columns = zip(*method.P, strict=True)
     return [leaves.combine(zero, h, column, slopes) for column in columns]
-
-
-def _polynomial(coefficients, x):
-    """sum_j coefficients[j] x^(j+1)."""
-    total = 0.0
-    for coefficient in reversed(coefficients):
-        total = (total + coefficient) * x
-    return total

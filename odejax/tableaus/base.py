@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
+from itertools import accumulate
 from math import fsum
 from typing import TypeAlias
 
@@ -27,6 +28,20 @@ class Tableau(ABC):
     B: Row  # weights of y1
     E: tuple[Row, ...]  # rows of weights of the error; none in a method of fixed steps
     P: tuple[Row, ...]  # dense output: stage i weighs sum_j P[i][j] * x**(j + 1)
+
+    @cached_property
+    def NESTED(self) -> tuple[tuple[float, Row], ...]:
+        """The dense output in nested form, a pair (s, w) for each power of x over the first.
+
+        With D = y1 - y0 and c_m = s_m D + sum_i w_mi stage_i it is
+        y0 + x (D + (1 - x) (c_0 + x (c_1 + (1 - x) (c_2 + x ( ... ))))). Where slopes at the ends are those
+        of stages, as they mostly are, c_0 and c_1 are made of few.
+        """
+        exact = [[Fraction(p) for p in row] for row in self.P]
+        ends = [sum(row, Fraction(0)) for row in exact]
+        nested = map(_nested, exact, ends)
+        noise = tuple(ROW_SUM_TOLERANCE * sum(map(abs, row)) for row in self.P)
+        return tuple(_sparsest(column, ends, noise) for column in zip(*nested, strict=True))
 
     @property
     @abstractmethod
@@ -132,6 +147,32 @@ class Tableau(ABC):
                 terms = [p * m for p, m in zip(column, moments, strict=True)]
                 what = f"`dense_order` {self.dense_order} fails: x**{j} in sum of b(x) * c**{q - 1}"
                 self._check_sum(what, terms, 1 / q if j == q else 0.0)
+
+
+def _nested(row: Sequence[Fraction], end: Fraction) -> list[Fraction]:
+    """The c of sum_j row[j] x^(j+1) = end x + x (1 - x) (c_0 + x (c_1 + (1 - x) (c_2 + ...)))."""
+    rest, nested = _over_one_minus_x([row[0] - end, *row[1:]]), []
+    while rest:
+        at_one = len(nested) % 2 == 1
+        nested.append(sum(rest) if at_one else rest[0])
+        rest[0] -= nested[-1]
+        rest = _over_one_minus_x(rest) if at_one else rest[1:]
+    return nested
+
+
+def _over_one_minus_x(row: Sequence[Fraction]) -> list[Fraction]:
+    """The polynomial sum_j row[j] x^j, which is 0 at 1, divided by 1 - x."""
+    return list(accumulate(row))[:-1]
+
+
+def _sparsest(weights: Sequence[Fraction], ends: Sequence[Fraction], noise: Row) -> tuple[float, Row]:
+    """(s, w) with weights = s ends + w and most zeros in w, as what is less than `noise` becomes."""
+
+    def rest(share):
+        row = (float(w - share * end) for w, end in zip(weights, ends, strict=True))
+        return tuple(0.0 if abs(w) <= less else w for w, less in zip(row, noise, strict=True))
+
+    return max(((float(s), rest(s)) for s in (0, -1, 1, -2, 2)), key=lambda pair: pair[1].count(0.0))
 
 
 def invalid(tableau: str, message: str) -> ValueError:
