@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odejax import ConstantStep, Status, solve
+from odejax import ConstantStep, PIDController, Status, solve
 from odejax.core import rows
+from odejax.derivative.program import Program
 from problems import bits, distance, lorenz
 
 N = 5
@@ -47,6 +48,69 @@ def test_rows_of_many_lanes(wanted):
     )
     assert bits(in_turn) == bits(scattered)
     assert in_turn[0].sum() == values[mask].sum()
+
+
+KINDS = {
+    "t_eval": {"t_eval": TIMES},
+    "save_fn": {
+        "t_eval": TIMES,
+        "save_fn": lambda t, y, sigma, rho: {"a": t * y[0], "b": rho * y[1:] * y[2]},
+    },
+    "steps": {"save_steps": 60},
+    "dense": {"t_eval": TIMES, "dense": True},
+    "extra stages": {"t_eval": TIMES, "method": "vern7"},
+    "exact": {"t_eval": TIMES, "controller": PIDController(exact_t_eval=True)},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "lanes"),
+    [
+        ("t_eval", (2, 40)),
+        ("save_fn", (70,)),
+        ("steps", (70,)),
+        ("dense", (70,)),
+        ("extra stages", (3,)),
+        ("exact", (3,)),
+    ],
+    ids=str,
+)
+def test_outputs_in_turn_or_at_once(kind, lanes, monkeypatch):
+    """Of one lane after another, as on a CPU, and of all lanes together, as elsewhere: also in several blocks."""
+    options = KINDS[kind]
+    y0 = 1 + 0.1 * jax.random.normal(KEY, (*lanes, 3))
+    rho = jnp.linspace(1.0, 20.0, lanes[-1])
+
+    def results():
+        def alone(y0, rho):  # made anew, as what is compiled is kept
+            s = solve(lorenz, y0, (0.0, 1.0), (10.0, rho), rtol=1e-7, atol=1e-7, **options)
+            if s.dense is not None:
+                return s.ys, jax.vmap(s)(TIMES)
+            return s.ys, s.ts
+
+        fn = jax.vmap(alone)
+        for _ in lanes[1:]:
+            fn = jax.vmap(fn, in_axes=(0, None))
+
+        def loss(y0, rho):
+            return sum(jnp.sum(jnp.where(jnp.isnan(x), 0, jnp.cos(x))) for x in jax.tree.leaves(fn(y0, rho)))
+
+        def along(rho):
+            return jax.tree.leaves(fn(y0, rho))
+
+        return (
+            fn(y0, rho),
+            jax.jit(jax.grad(loss, (0, 1)))(y0, rho),
+            jax.jvp(along, (rho,), (jnp.cos(rho),))[1],
+        )
+
+    in_turn = results()
+    monkeypatch.setattr(Program, "on_cpu", lambda program, is_cpu: program)
+    at_once = results()
+    for a, b in zip(jax.tree.leaves(in_turn), jax.tree.leaves(at_once), strict=True):
+        assert a.shape == b.shape
+        assert (jnp.isnan(a) == jnp.isnan(b)).all()
+        assert distance(jnp.nan_to_num(a), jnp.nan_to_num(b)) < EXACT
 
 
 @pytest.mark.parametrize("method", ["tsit5", "dopri5", "bosh3", "rk4"])

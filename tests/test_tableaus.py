@@ -102,6 +102,23 @@ def test_methods_are_named_and_claim_their_orders():
     assert METHODS["dop853"].error_order == 7  # 2 * (5 + 1) - (3 + 1) - 1
 
 
+@pytest.mark.parametrize("tableau", ALL_METHODS.values(), ids=list(ALL_METHODS))
+def test_nested_dense_output(tableau):
+    """The nested form is the same polynomial; where both ends have their slopes, c_0 and c_1 have few terms."""
+    p = np.array(tableau.P, np.longdouble)
+    end = p.sum(axis=1)
+    for x in np.linspace(0, 1, 7, dtype=np.longdouble):
+        between = np.zeros_like(end)
+        for j, (share, row) in reversed(list(enumerate(tableau.NESTED))):
+            between = share * end + row + (1 - x if j % 2 else x) * between
+        expected = p @ x ** np.arange(1, p.shape[1] + 1)
+        assert abs(x * end + x * (1 - x) * between - expected).max() < 1e-15 * max(1, abs(p).sum())
+    assert len(tableau.NESTED) == p.shape[1] - 1
+    if tableau.name in ("tsit5", "dopri5", "dop853", "vern7", "vern9", "bosh3", "kvaerno5"):
+        terms = [(share, sum(w != 0 for w in row)) for share, row in tableau.NESTED[:2]]
+        assert terms == [(-1, 1), (2, 2)]
+
+
 @FOR_EACH
 def test_lengths(tableau):
     n, n_extra = tableau.n_stages, tableau.n_extra

@@ -21,6 +21,15 @@ def run_if(is_wanted, fn, carry):
     return while_loop(lambda c: c[0], lambda c: (jnp.zeros_like(c[0]), fn(c[1])), (is_wanted, carry))[1]
 
 
+def as_one_function(fn, like):
+    """`fn(like)`, arrays like these, as a loop of one turn: on a CPU XLA makes one function of it if it can.
+
+    Else all that is done before and after the loops of a small solve are tasks for a pool of threads, which
+    take as long as the solve.
+    """
+    return run_if(jnp.bool_(True), fn, like)
+
+
 def choose(is_first, first, second):
     """`lax.cond`, or under `shard_map` both and a choice: there its batching makes what varies vary again."""
     if not jax.typeof(is_first).manual_axis_type.varying:

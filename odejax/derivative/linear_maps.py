@@ -26,6 +26,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from odejax.core.flow import as_one_function, vary_as
 from odejax.core.transform import select
 from odejax.derivative import backwards, forwards, lanes
 from odejax.derivative.doubling import (
@@ -93,6 +94,21 @@ def _run_curvature(static, points, directions, in_blocks):
     static = static._replace(program=program, n_directions=0, active=active)
     bars = backwards.cotangents(static, record._replace(states=None), inputs, results_bar, in_blocks)
     return bars._replace(y0=bars.y0[: len(bars.y0) // 2])
+
+
+def _in_one(run, shapes):
+    """`run`, the lanes of one block `as_one_function`."""
+
+    def run_in_one(static, points, directions, in_blocks):
+        def leaves(_):
+            return jax.tree.leaves(run(static, points, directions, in_blocks))
+
+        if not (in_blocks and static.program.is_one_block):
+            return leaves(())
+        zeros = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(shapes(static, points, directions))]
+        return as_one_function(leaves, vary_as(jax.tree.leaves(points)[0], zeros))
+
+    return run_in_one
 
 
 def _results_tree(inputs, static):
@@ -278,11 +294,16 @@ def _curvature_batch(static, size, points, directions):
 
 
 _tangent_p = define(
-    "odejax_tangent", _run_tangent, _tangent_shapes, _tangent_jvp, _tangent_transpose, _tangent_batch
+    "odejax_tangent",
+    _in_one(_run_tangent, _tangent_shapes),
+    _tangent_shapes,
+    _tangent_jvp,
+    _tangent_transpose,
+    _tangent_batch,
 )
 _cotangent_p = define(
     "odejax_cotangent",
-    _run_cotangent,
+    _in_one(_run_cotangent, _cotangent_shapes),
     _cotangent_shapes,
     _cotangent_jvp,
     _cotangent_transpose,
@@ -290,7 +311,7 @@ _cotangent_p = define(
 )
 _curvature_p = define(
     "odejax_curvature",
-    _run_curvature,
+    _in_one(_run_curvature, _curvature_shapes),
     _curvature_shapes,
     _curvature_jvp,
     _curvature_transpose,

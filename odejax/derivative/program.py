@@ -5,6 +5,7 @@ parameters are (t0, t1, *theta). A step ends on t1 exactly when s1 is the length
 size is t1 - t0 - s and moves with both ends, all other sizes are constants.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,6 +149,11 @@ class Program:
             lanes=(size, *self.lanes),
             params_axes=(params_axes, *self.params_axes),
         )
+
+    @property
+    def is_one_block(self):
+        """Are its lanes few enough for one block?"""
+        return math.prod(self.lanes) <= self.most_lanes
 
     def on_cpu(self, is_cpu):
         """The program as a CPU runs it: outputs that few lanes want, of scalars, lane after lane."""

@@ -20,17 +20,6 @@ class Emitted(NamedTuple):
     step: Any  # (rows, lanes): the recorded step of each
 
 
-def init(plan, kind, next_time, is_recorded):
-    """No outputs yet."""
-    lanes, n_rows, turns = plan.lanes, plan.outputs[kind].count, plan.program.turns()
-    buffers = tuple(
-        turns.lanes_first(jnp.full((n_rows, *lanes, *x.shape), jnp.nan, x.dtype))
-        for x in plan.program.output_shapes[kind]
-    )
-    step = turns.lanes_first(jnp.zeros((n_rows, *lanes), jnp.int32)) if is_recorded else None
-    return Emitted(jnp.zeros(lanes, jnp.int32), next_time, buffers, step)
-
-
 def emit(loop, kind, old, emitted, step, is_accepted, n):
     """The outputs of a step, where it was accepted."""
     output = loop.plan.outputs[kind]

@@ -49,7 +49,8 @@ class Loop:
     def field(self, t, y):
         return self.plan.field((t,), self.params, y, ())
 
-    def start(self):
+    def start(self, empty):
+        """What the first attempt is left, with the buffers of an empty `Solved`."""
         lanes = self.t0.ndim
         self.k0 = self.field(self.t0, self.y0)
         is_finite = leaves.is_finite(self.k0, lanes) & leaves.is_finite(self.y0, lanes)
@@ -67,9 +68,13 @@ class Loop:
         count = jnp.zeros(self.t0.shape, jnp.int32)
         counts = (count, count, count + n_evals, count, count, count, count)
         stats = Stats(*counts, min_step=jnp.full_like(zero, jnp.inf), min_step_at=zero, stiffness=zero)
+        steps, tape = [None] * len(self.times), None
+        if empty.record is not None:
+            steps = empty.record.output_step
+            tape = Tape(jnp.int32(0), jnp.int32(1), empty.record.codes, empty.record.states)
         outputs = tuple(
-            emit.init(self.plan, kind, None if times is None else times[0], self.plan.is_recorded)
-            for kind, times in enumerate(self.times)
+            emit.Emitted(count, None if times is None else times[0], buffers, step)
+            for times, buffers, step in zip(self.times, empty.outputs, steps, strict=True)
         )
         return Carry(
             zero,
@@ -81,7 +86,7 @@ class Loop:
             is_finite,
             stats,
             outputs,
-            self._empty_tape(y),
+            tape,
             progress.init(self.plan.on_progress, zero),
         )
 
@@ -97,15 +102,6 @@ class Loop:
             n_evals = 2
         h = jnp.maximum(jnp.minimum(h, control.max_step), self._smallest_step(jnp.zeros_like(h)))
         return h, n_evals
-
-    def _empty_tape(self, y):
-        if not self.plan.is_recorded:
-            return None
-        capacity = self.plan.capacity
-        kept = self.t0, *y
-        states = tuple(jnp.zeros((capacity.states + 1, *leaf.shape), leaf.dtype) for leaf in kept)
-        sizes = jnp.zeros((capacity.steps, *self.t0.shape), codes.CODE)
-        return Tape(jnp.int32(0), jnp.int32(1), sizes, states)
 
     def run(self, carry):
         """The loop itself."""
@@ -264,13 +260,13 @@ class Loop:
         counts = tuple(e.count for e in carry.outputs)
         record = None
         if carry.tape is not None:
-            steps = tuple(self.turns.rows_first(e.step) for e in carry.outputs)
+            steps = tuple(e.step for e in carry.outputs)
             tape = carry.tape
             unit = self.unit + 0 * self.t0
             record = Record(
                 n_steps, shift, tape.codes, unit, self.stops, tape.states, steps, counts, has_failed
             )
-        outputs = tuple(tuple(map(self.turns.rows_first, e.buffers)) for e in carry.outputs)
+        outputs = tuple(e.buffers for e in carry.outputs)
         has_begun = carry.status != Status.NON_FINITE_START
         y = leaves.where(has_begun, carry.y, self.y0)
         k = leaves.where(has_begun, self.plan.attempt.slope(self, carry), self.k0)

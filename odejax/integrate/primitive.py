@@ -11,7 +11,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
 from odejax.core.codes import CODE
-from odejax.core.flow import same_variation
+from odejax.core.flow import same_variation, vary_as
 from odejax.core.primitives import result_type
 from odejax.core.transform import select
 from odejax.derivative import linear_maps
@@ -64,7 +64,10 @@ def _out_tree(plan, inputs):
 
 def _run_flat(*operands, plan, in_tree, in_blocks):
     inputs, numbers = jax.tree.unflatten(in_tree, operands)
-    return jax.tree.leaves(integrate(plan, inputs, numbers, in_blocks))
+    empty = _describe(plan, inputs, lambda shape, dtype, _: jnp.zeros(shape, dtype))
+    empty = empty._replace(outputs=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), empty.outputs))
+    empty = vary_as(operands[0], empty)
+    return jax.tree.leaves(integrate(plan, inputs, numbers, empty, in_blocks))
 
 
 @partial(jax.jit, static_argnames=("plan", "in_tree"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from odejax.core import blocks
 from odejax.core.blocks import Grid
+from odejax.core.flow import as_one_function
 from odejax.core.rows import Window
 from odejax.core.status import Status
 from odejax.derivative.record import Inputs
@@ -16,11 +17,31 @@ from odejax.integrate.loop import Loop
 from odejax.integrate.state import Numbers, Solved, Tape
 
 
-def integrate(plan, inputs: Inputs, numbers: Numbers, in_blocks: bool) -> Solved:
-    """Steps from t0 to t1; `in_blocks`: many lanes one block after another."""
+def integrate(plan, inputs: Inputs, numbers: Numbers, empty: Solved, in_blocks: bool) -> Solved:
+    """Steps from t0 to t1; `in_blocks`: on a CPU, many lanes one block after another.
+
+    `empty` has the buffers that are written to.
+    """
     plan = replace(plan, program=plan.program.on_cpu(in_blocks))
+    turns = plan.program.turns()
+
+    def solved(empty):
+        return _integrate(plan, inputs, numbers, empty, in_blocks)
+
+    empty = _map_outputs(turns.lanes_first, empty)
+    is_small = in_blocks and plan.program.is_one_block
+    return _map_outputs(turns.rows_first, as_one_function(solved, empty) if is_small else solved(empty))
+
+
+def _map_outputs(fn, solved):
+    """With `fn` of what is in rows of outputs."""
+    record = solved.record and solved.record._replace(output_step=tuple(map(fn, solved.record.output_step)))
+    return solved._replace(outputs=jax.tree.map(fn, solved.outputs), record=record)
+
+
+def _integrate(plan, inputs, numbers, empty, in_blocks):
     loop, grid = Loop(plan, inputs, numbers), Grid.of(plan.lanes, plan.program.most_lanes)
-    carry = loop.start()
+    carry = loop.start(empty)
     shift = jnp.zeros(plan.lanes, jnp.int32)
     if grid.is_one or not in_blocks:
         carry = loop.run(carry)
