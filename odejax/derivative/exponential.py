@@ -30,6 +30,10 @@ class Static(NamedTuple):
     most: int  # terms of the polynomial, at most
     active: tuple[bool, ...]  # which parameters have a derivative
 
+    @property
+    def is_small(self):
+        return False  # it is products of matrices, which are calls of a library
+
     def doubled(self):
         """The doubled operator, differentiated by all that were active, twice."""
         active = self.active + (True,) * sum(self.active)

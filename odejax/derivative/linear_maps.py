@@ -21,12 +21,9 @@ So a derivative of order n walks the program doubled n - 1 times, and bounded me
 to every order. There is no mathematics below, only this table.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
-from odejax.core.flow import as_one_function, vary_as
 from odejax.core.transform import select
 from odejax.derivative import backwards, forwards, lanes
 from odejax.derivative.doubling import (
@@ -41,16 +38,6 @@ from odejax.derivative.doubling import (
 )
 from odejax.derivative.linear_primitive import bind, define
 from odejax.derivative.record import Active, Inputs, Results, select_inputs
-
-
-class Static(NamedTuple):
-    """What does not change with the numbers."""
-
-    program: object
-    n_directions: int  # leading axes of linear operands that share one solve
-    active: Active
-    n_scratch: int  # states the reverse pass may keep besides the record's
-    is_recorded: tuple[bool, ...]  # for each level of lanes: has the record an axis for it?
 
 
 def tangent(static, record, inputs, inputs_dot):
@@ -94,21 +81,6 @@ def _run_curvature(static, points, directions, in_blocks):
     static = static._replace(program=program, n_directions=0, active=active)
     bars = backwards.cotangents(static, record._replace(states=None), inputs, results_bar, in_blocks)
     return bars._replace(y0=bars.y0[: len(bars.y0) // 2])
-
-
-def _in_one(run, shapes):
-    """`run`, the lanes of one block `as_one_function`."""
-
-    def run_in_one(static, points, directions, in_blocks):
-        def leaves(_):
-            return jax.tree.leaves(run(static, points, directions, in_blocks))
-
-        if not (in_blocks and static.program.is_one_block):
-            return leaves(())
-        zeros = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(shapes(static, points, directions))]
-        return as_one_function(leaves, vary_as(jax.tree.leaves(points)[0], zeros))
-
-    return run_in_one
 
 
 def _results_tree(inputs, static):
@@ -294,16 +266,11 @@ def _curvature_batch(static, size, points, directions):
 
 
 _tangent_p = define(
-    "odejax_tangent",
-    _in_one(_run_tangent, _tangent_shapes),
-    _tangent_shapes,
-    _tangent_jvp,
-    _tangent_transpose,
-    _tangent_batch,
+    "odejax_tangent", _run_tangent, _tangent_shapes, _tangent_jvp, _tangent_transpose, _tangent_batch
 )
 _cotangent_p = define(
     "odejax_cotangent",
-    _in_one(_run_cotangent, _cotangent_shapes),
+    _run_cotangent,
     _cotangent_shapes,
     _cotangent_jvp,
     _cotangent_transpose,
@@ -311,7 +278,7 @@ _cotangent_p = define(
 )
 _curvature_p = define(
     "odejax_curvature",
-    _in_one(_run_curvature, _curvature_shapes),
+    _run_curvature,
     _curvature_shapes,
     _curvature_jvp,
     _curvature_transpose,

@@ -6,10 +6,11 @@ The operands are the leaves of (points, directions); a map is linear in its dire
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, mlir
 
-from odejax.core.flow import same_variation
+from odejax.core.flow import as_one_function, same_variation, vary_as
 from odejax.core.primitives import result_type
 from odejax.derivative.lanes import define_batching
 
@@ -28,7 +29,8 @@ def define(name, run, shapes, jvp, transpose, batch):
 
     Args:
         name: its name in jaxprs.
-        run: `run(static, points, directions, in_blocks)`, the map itself; `in_blocks` on a CPU.
+        run: `run(static, points, directions, in_blocks)`, the map itself; `in_blocks` on a CPU. It is
+            `as_one_function` where `static.is_small`.
         shapes: `shapes(static, points, directions)`, those of its results.
         jvp: `jvp(static, points, directions, points_dot, directions_dot)`, for points that have tangents.
         transpose: `transpose(static, points, bars)`, cotangents of the directions.
@@ -38,7 +40,15 @@ def define(name, run, shapes, jvp, transpose, batch):
     primitive.multiple_results = True
 
     def run_flat(*operands, static, in_tree, n_linear, in_blocks):
-        return jax.tree.leaves(run(static, *jax.tree.unflatten(in_tree, operands), in_blocks))
+        points, directions = jax.tree.unflatten(in_tree, operands)
+
+        def whole(_):
+            return jax.tree.leaves(run(static, points, directions, in_blocks))
+
+        if not (in_blocks and static.is_small):
+            return whole(())
+        zeros = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(shapes(static, points, directions))]
+        return as_one_function(whole, vary_as(operands[0], zeros))
 
     @partial(jax.jit, static_argnames=("static", "in_tree", "n_linear"))
     def impl(*operands, static, in_tree, n_linear):

@@ -52,6 +52,20 @@ class Active(NamedTuple):
     queries: tuple[tuple[bool, ...], ...]
 
 
+class Static(NamedTuple):
+    """What does not change with the numbers."""
+
+    program: Any  # a `Program`
+    n_directions: int  # leading axes of linear operands that share one solve
+    active: Active
+    n_scratch: int  # states the reverse pass may keep besides the record's
+    is_recorded: tuple[bool, ...]  # for each level of lanes: has the record an axis for it?
+
+    @property
+    def is_small(self):
+        return self.program.is_one_block
+
+
 def select_inputs(inputs, active):
     queries = tuple(select(q, a) for q, a in zip(inputs.queries, active.queries, strict=True))
     return Inputs(inputs.y0, select(inputs.params, active.params), queries)

@@ -16,8 +16,7 @@ from odejax.core.primitives import result_type
 from odejax.core.transform import select
 from odejax.derivative import linear_maps
 from odejax.derivative.lanes import define_batching, inputs_in_lanes
-from odejax.derivative.linear_maps import Static
-from odejax.derivative.record import Active, Inputs, Record, Results
+from odejax.derivative.record import Active, Inputs, Record, Results, Static
 from odejax.integrate.run import integrate
 from odejax.integrate.state import Numbers, Solved, Stats
 
